@@ -1,0 +1,332 @@
+"""A sparse autoencoder on MNIST: 784 pixels -> 10 sigmoid nodes -> 784 tanh outputs.
+
+    python codelet7.py          trains for 20 epochs, prints the losses, saves the figures
+
+Top to bottom: the constants, the model, the data, training, the two visualizations, main().
+Finding (or drawing) the digits is in digits.py, how pictures are saved in utils.py.
+"""
+
+import signal
+import sys
+
+if __name__ == "__main__":  # set before the slow imports below, so that Ctrl-C is heard from here on
+    def interrupted(*_):
+        print("\ncodelet7.py: interrupted", file=sys.stderr)
+        raise SystemExit(130)
+    signal.signal(signal.SIGINT, interrupted)
+
+import argparse
+import math
+import os
+import re
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, Sampler, TensorDataset
+from torchvision.utils import make_grid
+
+import digits
+import utils
+from utils import show
+
+EPOCHS = 20
+BATCH_SIZE = 64
+LEARNING_RATE = 1e-4
+HIDDEN_DIMS = 10
+RHO = 0.05               # the mean activation that the penalty asks of every hidden node
+SPARSITY_WEIGHT = 1e-4   # of the penalty, beside the mean squared error
+SEED = 0
+SHEET_LOSSES = {1: 0.8029, 20: 0.5329}  # epoch: what the assignment's author got
+MEAN, STD = 0.1307, 0.3081  # of MNIST's training pixels, scaled to 0..1
+MAX_NODE_FIGURES = 32    # a run with more hidden nodes draws the first 32: one figure for each
+
+
+class SparseAutoencoder(nn.Module):
+    """A sigmoid encoder and a tanh decoder, kept sparse by a penalty on the mean activations.
+
+        hidden         = sigmoid(W_e x + b_e)           (batch, hDims), in 0..1
+        reconstruction = tanh(W_d hidden + b_d)         (batch, inputDims), in -1..1
+        loss           = MSE(x, reconstruction) + sparsity_weight * sum_j KL(RHO || rho_hat_j)
+    """
+
+    def __init__(self, inputDims, hDims):
+        super().__init__()
+        self.encoder = nn.Linear(inputDims, hDims)
+        self.decoder = nn.Linear(hDims, inputDims)
+        self.init_weights(self.encoder)
+        self.init_weights(self.decoder)
+
+    @staticmethod
+    def init_weights(linear):
+        """Xavier: weights uniform within sqrt(6 / (fan_in + fan_out)), zero biases.
+
+        Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural
+        networks", AISTATS 2010, equation 16.
+        """
+        nn.init.xavier_uniform_(linear.weight)
+        nn.init.zeros_(linear.bias)
+
+    def encode(self, x):
+        """x (batch, inputDims) or images of that many pixels -> hidden (batch, hDims)."""
+        return torch.sigmoid(self.encoder(x.flatten(1)))
+
+    def decode(self, hidden):
+        """hidden (batch, hDims) -> reconstruction (batch, inputDims)."""
+        return torch.tanh(self.decoder(hidden))
+
+    def forward(self, x):
+        """x (batch, inputDims) or (batch, 1, 28, 28) -> (hidden, reconstruction)."""
+        hidden = self.encode(x)
+        return hidden, self.decode(hidden)
+
+    @staticmethod
+    def batched_sparsity_penalty(hidden):
+        """sum_j RHO log(RHO / rho_hat_j) + (1 - RHO) log((1 - RHO) / (1 - rho_hat_j)), a scalar.
+
+        hidden is (batch, hDims), each in 0..1; rho_hat_j is node j's mean over the batch. The sum
+        is taken as cross-entropy minus entropy, which PyTorch computes in one step.
+
+        >>> h = torch.tensor([[.3, 0, .1], [.2, 0, .2], [.5, 0, .1], [.5, 0, .3], [.5, 0, .3]])
+        >>> SparseAutoencoder.batched_sparsity_penalty(h)
+        tensor(1.1490)
+        """
+        # In double precision, because in float32 the sheet's upper limit 1 - 1e-8 rounds to 1: a
+        # node that always fires would pass the clamp and give log(0), an infinite loss.
+        rho_hat = hidden.mean(0, dtype=torch.float64).clamp(1e-8, 1 - 1e-8)
+        cross_entropy = F.binary_cross_entropy(rho_hat, torch.full_like(rho_hat, RHO), reduction="sum")
+        entropy = -RHO * math.log(RHO) - (1 - RHO) * math.log(1 - RHO)
+        return (cross_entropy - len(rho_hat) * entropy).to(hidden.dtype)
+
+    @classmethod
+    def loss_function(cls, x, reconstruction, hidden, sparsity_weight=SPARSITY_WEIGHT):
+        """MSE over pixels and batch plus sparsity_weight times the penalty, a scalar."""
+        mse = F.mse_loss(reconstruction, x.flatten(1))
+        return mse + sparsity_weight * cls.batched_sparsity_penalty(hidden)
+
+
+def normalize(images):
+    """uint8 (n, 28, 28) -> float32 (n, 1, 28, 28) of mean 0 and standard deviation 1 on MNIST:
+    what torchvision's ToTensor and Normalize give, for all the images at once."""
+    return images.unsqueeze(1).float().div_(255).sub_(MEAN).div_(STD)
+
+
+class WholeBatches(TensorDataset):
+    """A TensorDataset that hands a DataLoader a whole batch at a time: collecting it from 64
+    separate images would cost more than training on it."""
+
+    def __getitems__(self, index):
+        return [tensor.index_select(0, index) for tensor in self.tensors]
+
+
+class ShuffledBatches(Sampler):
+    """One batch of indices after another, from a new permutation of 0..count-1 each epoch; the
+    last batch is short if it must be. The permutations depend on the seed alone, not on the device
+    that the indices go to."""
+
+    def __init__(self, count, batch_size, seed, device):
+        self.count, self.batch_size, self.device = count, batch_size, device
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self):
+        return math.ceil(self.count / self.batch_size)
+
+    def __iter__(self):
+        order = torch.randperm(self.count, generator=self.generator)
+        return iter(order.to(self.device).split(self.batch_size))
+
+
+def make_dataloader(images, labels, batch_size=BATCH_SIZE, seed=SEED):
+    """A DataLoader of shuffled (images, labels) batches, cut from two tensors of equal length."""
+    batches = ShuffledBatches(len(images), batch_size, seed, images.device)
+    return DataLoader(WholeBatches(images, labels), batch_sampler=batches, collate_fn=tuple)
+
+
+def train_epoch(model, train_dataloader, optimizer, sparsity_weight=SPARSITY_WEIGHT):
+    """One pass over the data. Returns two floats, means over the batches: the loss, and its part
+    that is mean squared error."""
+    # What is measured stays on the device, in one place: reading a loss in every step would make a
+    # GPU wait, and keeping the losses in a list breaks up memory that the next batch would reuse.
+    device = model.encoder.weight.device
+    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+    rho_hats = torch.empty(len(train_dataloader), model.encoder.out_features, device=device)
+    for step, (images, _) in enumerate(train_dataloader):
+        hidden, reconstruction = model(images)
+        loss = model.loss_function(images, reconstruction, hidden, sparsity_weight)
+        model.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss_sum += loss.detach()
+        rho_hats[step] = hidden.detach().mean(0)
+    # A batch's penalty depends on its mean activations alone, so one row stands for a batch.
+    penalty = torch.vmap(model.batched_sparsity_penalty)(rho_hats.unsqueeze(1)).mean().item()
+    loss = loss_sum.item() / len(train_dataloader)
+    return loss, loss - sparsity_weight * penalty
+
+
+def train(model, train_dataloader, epochs=EPOCHS, lr=LEARNING_RATE, sparsity_weight=SPARSITY_WEIGHT):
+    """Adam for `epochs` epochs, a printed line each. Returns a list of (loss, mse), one an epoch.
+
+    Raises FloatingPointError when the loss of an epoch is not finite.
+    """
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
+    history = []
+    for epoch in range(1, epochs + 1):
+        loss, mse = train_epoch(model, train_dataloader, optimizer, sparsity_weight)
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss} in epoch {epoch}: training has diverged. "
+                                     "Try a smaller --lr or --sparsity-weight")
+        print(f"Epoch: {epoch}/{epochs} - Train Loss: {loss:.4f}", flush=True)
+        history.append((loss, mse))
+    return history
+
+
+@torch.no_grad()
+def evaluate(model, images, batch_size=BATCH_SIZE, sparsity_weight=SPARSITY_WEIGHT):
+    """The mean loss over the batches of `images` (n, 1, 28, 28), in file order."""
+    losses = []
+    for batch in images.split(batch_size):
+        hidden, reconstruction = model(batch)
+        losses.append(model.loss_function(batch, reconstruction, hidden, sparsity_weight))
+    return torch.stack(losses).mean().item()
+
+
+@torch.no_grad()
+def activations(model, images, nodes):
+    """The activations (n, nodes) of the first `nodes` hidden nodes for images (n, 1, 28, 28)."""
+    return torch.cat([model.encode(batch)[:, :nodes] for batch in images.split(1000)])
+
+
+def top_images(activation, count=100):
+    """The indices of the `count` highest of one node's activations (n,), highest first; the
+    earlier image first where two are equal, so that every run draws the same figure."""
+    return activation.sort(descending=True, stable=True).indices[:count]
+
+
+@torch.no_grad()
+def show_reconstructions(model, images, path, about):
+    """Save 16 rows of 4 images (64, 1, 28, 28), each beside its reconstruction."""
+    _, reconstruction = model(images)
+    pairs = torch.stack([utils.framed(images, utils.GREY),
+                         utils.framed(reconstruction.view_as(images), utils.ORANGE)], 1).flatten(0, 1)
+    show(make_grid(pairs, 8, padding=3, pad_value=utils.WHITE), path,
+         f"The first {len(images)} training images (grey frames), each with its reconstruction to "
+         f"the right (orange frames). {about}")
+
+
+def show_top_images(images, activation, node, path, about):
+    """Save the 100 of `images` (n, 1, 28, 28) with the highest `activation` (n,) of a node."""
+    top = top_images(activation)
+    high, low = activation[top[0]].item(), activation[top[-1]].item()
+    show(make_grid(images[top], 10), path,
+         f"Node {node}: the {len(top)} training images that activate it most, strongest first, "
+         f"activation {high:.4f} to {low:.4f}. {about}")
+
+
+def visualize(model, images, labels, folder, about):
+    """Save reconstruction.png, node_0.png ... and nodes.png, the overview, into `folder`."""
+    show_reconstructions(model, images[:64], folder / "reconstruction.png", about)
+    drawn = min(model.encoder.out_features, MAX_NODE_FIGURES)
+    hidden = activations(model, images, drawn)
+    tops = [top_images(activation) for activation in hidden.t()]
+    for node, activation in enumerate(hidden.t()):
+        show_top_images(images, activation, node, folder / f"node_{node}.png", about)
+    utils.plot_nodes(
+        encoder=model.encoder.weight.detach()[:drawn].view(-1, 28, 28),
+        decoder=model.decoder.weight.detach().t()[:drawn].reshape(-1, 28, 28),
+        top_means=torch.stack([images[top].mean((0, 1)) for top in tops]),
+        label_counts=torch.stack([labels[top].bincount(minlength=10) for top in tops]),
+        hidden=hidden, target=RHO, path=folder / "nodes.png", title=f"What each hidden node responds to. {about}")
+    for path in folder.glob("node_*.png"):  # of an earlier run with more nodes
+        if re.fullmatch(r"node_\d+\.png", path.name) and int(path.stem[5:]) >= drawn:
+            path.unlink()
+
+
+def number(kind, wanted, valid):
+    """An argparse type: int or float where valid(value); otherwise the error says what is wanted."""
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not valid(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+        return value
+    return parse
+
+
+def device(text):
+    """An argparse type: a torch device on which this machine can compute in double precision."""
+    try:
+        torch.zeros(1, dtype=torch.float64, device=text).item()
+    except Exception:
+        raise argparse.ArgumentTypeError(f"this machine has no usable device {text!r}; cpu always works")
+    return torch.device(text)
+
+
+def parse_args(argv):
+    parser = argparse.ArgumentParser(
+        prog="codelet7.py", description="Train a sparse autoencoder on MNIST; print the losses, save the figures.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    count = number(int, "a whole number from 1 up", lambda value: value >= 1)
+    parser.add_argument("--epochs", type=count, default=EPOCHS, help="passes over the training images")
+    parser.add_argument("--batch-size", default=BATCH_SIZE, help="images in a batch", type=number(
+        int, "a whole number from 1 to 60000, the training images", lambda value: 1 <= value <= 60000))
+    parser.add_argument("--lr", default=LEARNING_RATE, help="Adam's learning rate", type=number(
+        float, "a number above 0", lambda value: 0 < value < math.inf))
+    parser.add_argument("--hidden-dims", default=HIDDEN_DIMS, help="hidden nodes", type=number(
+        int, "a whole number from 1 to 10000", lambda value: 1 <= value <= 10000))
+    parser.add_argument("--sparsity-weight", default=SPARSITY_WEIGHT, help="weight of the penalty", type=number(
+        float, "a number from 0 up", lambda value: 0 <= value < math.inf))
+    parser.add_argument("--seed", default=SEED, help="of the initial weights and the batch order", type=number(
+        int, "a whole number from 0 to 2**63 - 1", lambda value: 0 <= value < 2**63))
+    parser.add_argument("--dataset", choices=["auto", "mnist", "standin"], default="auto",
+                        help="auto is MNIST where it can be had, else stand-in digits drawn from fonts")
+    parser.add_argument("--data-dir", type=Path, default=os.environ.get("MNIST_ROOT") or "data",
+                        help="holds MNIST/raw/*-ubyte, or will; the default is $MNIST_ROOT if that is set")
+    parser.add_argument("--figures-dir", type=Path, default="figures", help="where the figures go")
+    parser.add_argument("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu",
+                        help="where to train")
+    return parser, parser.parse_args(argv)
+
+
+def main(argv=None):
+    """The command line. Raises SystemExit: 2 for a bad flag, 1 for any other trouble."""
+    parser, args = parse_args(argv)
+    try:
+        utils.check_folder(args.figures_dir)
+    except OSError as error:
+        parser.error(f"argument --figures-dir: {error}")
+    try:
+        data = digits.load(args.dataset, args.data_dir)
+    except OSError as error:
+        parser.error(f"argument --data-dir: {error}")
+    except digits.DataError as error:
+        parser.exit(1, f"codelet7.py: error: {error}\n")
+    figures = args.figures_dir / ("" if data.name == "MNIST" else "standin")
+    print(f"Data: {data.name}, {len(data.images):,} training and {len(data.test_images):,} test images. "
+          f"Device: {args.device}. Seed: {args.seed}.", flush=True)
+
+    torch.manual_seed(args.seed)
+    model = SparseAutoencoder(28 * 28, args.hidden_dims).to(args.device)
+    images, labels = normalize(data.images.to(args.device)), data.labels.to(args.device)
+    train_dataloader = make_dataloader(images, labels, args.batch_size, args.seed)
+    try:
+        batch = next(iter(train_dataloader))
+        grid = make_grid([image for image in batch[0]], 16)
+        show(grid, figures / "batch.png", f"One shuffled training batch of {len(batch[0])}. {data.name}")
+        visualize(model, images, labels, figures / "untrained", f"{data.name}, before training.")
+        history = train(model, train_dataloader, args.epochs, args.lr, args.sparsity_weight)
+        test_images = normalize(data.test_images.to(args.device))
+        print(f"Test Loss: {evaluate(model, test_images, args.batch_size, args.sparsity_weight):.4f}", flush=True)
+        about = f"{data.name}, after {args.epochs} epoch{'s' * (args.epochs > 1)}."
+        visualize(model, images, labels, figures / "trained", about)
+        utils.save_losses(history, figures / "trained", about, SHEET_LOSSES if data.name == "MNIST" else {})
+    except (OSError, FloatingPointError) as error:
+        parser.exit(1, f"codelet7.py: error: {error}\n")
+    print(f"Figures: {figures / 'untrained'} and {figures / 'trained'}")
+
+
+if __name__ == "__main__":
+    main()
