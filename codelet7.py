@@ -158,7 +158,7 @@ def train_epoch(model, train_dataloader, optimizer, sparsity_weight=SPARSITY_WEI
         loss.backward()
         optimizer.step()
         loss_sum += loss.detach()
-        rho_hats[step] = hidden.detach().mean(0)
+        torch.mean(hidden.detach(), 0, out=rho_hats[step])
     # A batch's penalty depends on its mean activations alone, so one row stands for a batch.
     penalty = torch.vmap(model.batched_sparsity_penalty)(rho_hats.unsqueeze(1)).mean().item()
     loss = loss_sum.item() / len(train_dataloader)
