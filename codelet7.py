@@ -85,8 +85,8 @@ class SparseAutoencoder(nn.Module):
     def batched_sparsity_penalty(hidden):
         """sum_j RHO log(RHO / rho_hat_j) + (1 - RHO) log((1 - RHO) / (1 - rho_hat_j)), a scalar.
 
-        hidden is (batch, hDims), each in 0..1; rho_hat_j is node j's mean over the batch. The sum
-        is taken as cross-entropy minus entropy, which PyTorch computes in one step.
+        hidden is (batch, hDims), each in 0..1; rho_hat_j is node j's mean over the batch. The sum is
+        the Kullback-Leibler divergence of a coin that shows RHO from one that shows rho_hat_j.
 
         >>> h = torch.tensor([[.3, 0, .1], [.2, 0, .2], [.5, 0, .1], [.5, 0, .3], [.5, 0, .3]])
         >>> SparseAutoencoder.batched_sparsity_penalty(h)
@@ -94,10 +94,9 @@ class SparseAutoencoder(nn.Module):
         """
         # In double precision, because in float32 the sheet's upper limit 1 - 1e-8 rounds to 1: a
         # node that always fires would pass the clamp and give log(0), an infinite loss.
-        rho_hat = hidden.mean(0, dtype=torch.float64).clamp(1e-8, 1 - 1e-8)
-        cross_entropy = F.binary_cross_entropy(rho_hat, torch.full_like(rho_hat, RHO), reduction="sum")
-        entropy = -RHO * math.log(RHO) - (1 - RHO) * math.log(1 - RHO)
-        return (cross_entropy - len(rho_hat) * entropy).to(hidden.dtype)
+        rho_hat = torch.clamp(hidden.mean(0, dtype=torch.float64), 1e-8, 1 - 1e-8)
+        kl = RHO * torch.log(RHO / rho_hat) + (1 - RHO) * torch.log((1 - RHO) / (1 - rho_hat))
+        return kl.sum().to(hidden.dtype)
 
     @classmethod
     def loss_function(cls, x, reconstruction, hidden, sparsity_weight=SPARSITY_WEIGHT):
@@ -243,14 +242,15 @@ def visualize(model, images, labels, folder, about):
             path.unlink()
 
 
-def number(kind, wanted, valid):
-    """An argparse type: int or float where valid(value); otherwise the error says what is wanted."""
+def number(kind, least, most=math.inf):
+    """An argparse type: a finite int or float from `least` to `most`."""
     def parse(text):
         try:
             value = kind(text)
         except ValueError:
-            value = None
-        if value is None or not valid(value):
+            value = math.nan
+        if not (least <= value <= most and value < math.inf):
+            wanted = f"a {'whole ' * (kind is int)}number from {least} " + (f"to {most}" if most < math.inf else "up")
             raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
         return value
     return parse
@@ -260,34 +260,28 @@ def device(text):
     """An argparse type: a torch device on which this machine can compute in double precision."""
     try:
         torch.zeros(1, dtype=torch.float64, device=text).item()
-    except Exception:
+    except Exception:  # of many kinds, from a name that torch does not know to a driver that fails
         raise argparse.ArgumentTypeError(f"this machine has no usable device {text!r}; cpu always works")
     return torch.device(text)
 
 
 def parse_args(argv):
-    parser = argparse.ArgumentParser(
-        prog="codelet7.py", description="Train a sparse autoencoder on MNIST; print the losses, save the figures.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    count = number(int, "a whole number from 1 up", lambda value: value >= 1)
-    parser.add_argument("--epochs", type=count, default=EPOCHS, help="passes over the training images")
-    parser.add_argument("--batch-size", default=BATCH_SIZE, help="images in a batch", type=number(
-        int, "a whole number from 1 to 60000, the training images", lambda value: 1 <= value <= 60000))
-    parser.add_argument("--lr", default=LEARNING_RATE, help="Adam's learning rate", type=number(
-        float, "a number above 0", lambda value: 0 < value < math.inf))
-    parser.add_argument("--hidden-dims", default=HIDDEN_DIMS, help="hidden nodes", type=number(
-        int, "a whole number from 1 to 10000", lambda value: 1 <= value <= 10000))
-    parser.add_argument("--sparsity-weight", default=SPARSITY_WEIGHT, help="weight of the penalty", type=number(
-        float, "a number from 0 up", lambda value: 0 <= value < math.inf))
-    parser.add_argument("--seed", default=SEED, help="of the initial weights and the batch order", type=number(
-        int, "a whole number from 0 to 2**63 - 1", lambda value: 0 <= value < 2**63))
-    parser.add_argument("--dataset", choices=["auto", "mnist", "standin"], default="auto",
-                        help="auto is MNIST where it can be had, else stand-in digits drawn from fonts")
-    parser.add_argument("--data-dir", type=Path, default=os.environ.get("MNIST_ROOT") or "data",
-                        help="holds MNIST/raw/*-ubyte, or will; the default is $MNIST_ROOT if that is set")
-    parser.add_argument("--figures-dir", type=Path, default="figures", help="where the figures go")
-    parser.add_argument("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu",
-                        help="where to train")
+    """The command line's flags. Returns the parser, for its errors, and the parsed flags."""
+    parser = argparse.ArgumentParser(prog="codelet7.py", formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+                                     description="Train a sparse autoencoder on MNIST; print losses, save figures.")
+    add = parser.add_argument
+    add("--epochs", type=number(int, 1), default=EPOCHS, help="passes over the training images")
+    add("--batch-size", type=number(int, 1, 60000), default=BATCH_SIZE, help="images in a batch")
+    add("--lr", type=number(float, 1e-12), default=LEARNING_RATE, help="Adam's learning rate")
+    add("--hidden-dims", type=number(int, 1, 10000), default=HIDDEN_DIMS, help="hidden nodes")
+    add("--sparsity-weight", type=number(float, 0), default=SPARSITY_WEIGHT, help="weight of the sparsity penalty")
+    add("--seed", type=number(int, 0, 2**63 - 1), default=SEED, help="of the initial weights and the batch order")
+    add("--dataset", choices=["auto", "mnist", "standin"], default="auto",
+        help="auto is MNIST where it can be had, else stand-in digits drawn from fonts")
+    add("--data-dir", type=Path, default=os.environ.get("MNIST_ROOT") or "data",
+        help="holds MNIST/raw/*-ubyte, or will; the default is $MNIST_ROOT if that is set")
+    add("--figures-dir", type=Path, default="figures", help="where the figures go")
+    add("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu", help="where to train")
     return parser, parser.parse_args(argv)
 
 
@@ -304,7 +298,13 @@ def main(argv=None):
         parser.error(f"argument --data-dir: {error}")
     except digits.DataError as error:
         parser.exit(1, f"codelet7.py: error: {error}\n")
-    figures = args.figures_dir / ("" if data.name == "MNIST" else "standin")
+    is_mnist = data.name == "MNIST"
+    figures = args.figures_dir if is_mnist else args.figures_dir / "standin"
+    try:
+        utils.check_folder(figures / "untrained")
+        utils.check_folder(figures / "trained")
+    except OSError as error:
+        parser.error(f"argument --figures-dir: {error}")
     print(f"Data: {data.name}, {len(data.images):,} training and {len(data.test_images):,} test images. "
           f"Device: {args.device}. Seed: {args.seed}.", flush=True)
 
@@ -313,19 +313,20 @@ def main(argv=None):
     images, labels = normalize(data.images.to(args.device)), data.labels.to(args.device)
     train_dataloader = make_dataloader(images, labels, args.batch_size, args.seed)
     try:
-        batch = next(iter(train_dataloader))
-        grid = make_grid([image for image in batch[0]], 16)
-        show(grid, figures / "batch.png", f"One shuffled training batch of {len(batch[0])}. {data.name}")
         visualize(model, images, labels, figures / "untrained", f"{data.name}, before training.")
         history = train(model, train_dataloader, args.epochs, args.lr, args.sparsity_weight)
         test_images = normalize(data.test_images.to(args.device))
         print(f"Test Loss: {evaluate(model, test_images, args.batch_size, args.sparsity_weight):.4f}", flush=True)
         about = f"{data.name}, after {args.epochs} epoch{'s' * (args.epochs > 1)}."
         visualize(model, images, labels, figures / "trained", about)
-        utils.save_losses(history, figures / "trained", about, SHEET_LOSSES if data.name == "MNIST" else {})
+        batch, _ = next(iter(train_dataloader))  # after training: taking a batch moves the shuffle on
+        show(make_grid([image for image in batch], 16), figures / "batch.png",
+             f"A shuffled batch of {len(batch)} training images. {data.name}.")
+        utils.save_losses(history, figures / "trained", about, SHEET_LOSSES if is_mnist else {})
     except (OSError, FloatingPointError) as error:
         parser.exit(1, f"codelet7.py: error: {error}\n")
-    print(f"Figures: {figures / 'untrained'} and {figures / 'trained'}")
+    few = f" (of the first {MAX_NODE_FIGURES} nodes)" if args.hidden_dims > MAX_NODE_FIGURES else ""
+    print(f"Figures: {figures / 'untrained'} and {figures / 'trained'}{few}")
 
 
 if __name__ == "__main__":

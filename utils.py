@@ -10,12 +10,14 @@ import textwrap
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 
 DPI = 200
 BLACK, WHITE = -0.4242, 2.8215  # MNIST's blank paper and full ink, normalized: the grey scale's ends
 ORANGE, BLUE, GREY = "#d55e00", "#0072b2", "#777777"  # told apart by the colour-blind too (Okabe and Ito)
+MINUS = "\N{MINUS SIGN}"
 STYLE = {"font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8, "axes.edgecolor": GREY,
          "axes.spines.top": False, "axes.spines.right": False, "xtick.color": GREY, "ytick.color": GREY,
          "xtick.labelcolor": "black", "ytick.labelcolor": "black", "image.interpolation": "nearest"}
@@ -63,7 +65,7 @@ def show(grid, path=None, title=None):
     height, width = grid.shape[1:]
     zoom = max(1, round(1200 / width))  # whole screen pixels for each pixel: sharp, none wider
     wide, tall = max(width * zoom, 900) / DPI, height * zoom / DPI
-    lines = textwrap.wrap(title or "", int(wide * 15))
+    lines = textwrap.wrap(title or "", int(wide * 13.5))
     top, bottom = 0.1 + 0.17 * len(lines), 0.25
     size = (wide, tall + top + bottom)
     with matplotlib.rc_context(STYLE):
@@ -77,7 +79,7 @@ def show(grid, path=None, title=None):
         axes.axis("off")
         figure.text(0.5, 1 - 0.06 / size[1], "\n".join(lines), ha="center", va="top", fontsize=9, linespacing=1.1)
         figure.text(0.5, 0.07 / size[1], f"grey scale, in normalized pixels: black {BLACK:.2f} (paper) "
-                    f"to white {WHITE:.2f} (ink)".replace("-", "\N{MINUS SIGN}"), ha="center", fontsize=7, color=GREY)
+                    f"to white {WHITE:.2f} (ink)".replace("-", MINUS), ha="center", fontsize=7, color=GREY)
         if path is None:
             pyplot.show()
         else:
@@ -101,11 +103,14 @@ def plot_nodes(encoder, decoder, top_means, hidden, label_counts, target, path, 
     label_counts: how many of those top images are of each digit, (k, 10). target: the mean
     activation that the sparsity penalty asks for.
     """
-    columns = [("encoder weights", encoder.cpu(), "RdBu_r", encoder.abs().max().item()),
-               ("decoder weights", decoder.cpu(), "RdBu_r", decoder.abs().max().item()),
-               ("mean of its top 100", top_means.cpu(), "gray", None)]
-    hidden = hidden.cpu()
-    shares = torch.stack([node.histc(50, 0, 1) for node in hidden.t()]) / len(hidden)
+    encoder, decoder, top_means, hidden, label_counts = (
+        tensor.cpu().numpy() for tensor in (encoder, decoder, top_means, hidden, label_counts))
+    columns = [("encoder weights", encoder, "RdBu_r", -abs(encoder).max(), abs(encoder).max()),
+               ("decoder weights", decoder, "RdBu_r", -abs(decoder).max(), abs(decoder).max()),
+               ("mean of its top 100", top_means, "gray", BLACK, WHITE)]
+    bins = np.linspace(0, 1, 51)
+    shares = [np.histogram(activation, bins)[0] / len(activation) for activation in hidden.T]
+    tallest = max(share.max() for share in shares)
     with matplotlib.rc_context(STYLE):
         height = 0.95 * len(encoder) + 1.6
         figure = Figure(figsize=(9, height))
@@ -113,29 +118,29 @@ def plot_nodes(encoder, decoder, top_means, hidden, label_counts, target, path, 
             width_ratios=[1, 1, 1, 2.3, 2.3], wspace=0.2, hspace=0.3,
             left=0.115, right=0.985, top=1 - 0.85 / height, bottom=0.75 / height))
         figure.text(0.012, 1 - 0.12 / height, title, fontsize=10, va="top")
-        for column, (heading, pictures, colours, limit) in enumerate(columns):
+        for column, (heading, pictures, colours, low, high) in enumerate(columns):
             axes[0, column].set_title(heading)
-            low, high = (-limit, limit) if limit else (BLACK, WHITE)
             for ax, picture in zip(axes[:, column], pictures):
                 drawn = ax.imshow(picture, cmap=colours, vmin=low, vmax=high)
                 ax.set(xticks=[], yticks=[])
                 ax.spines[:].set_visible(False)
             box = axes[-1, column].get_position()
             bar = figure.add_axes([box.x0, 0.52 / height, box.width, 0.08 / height])
-            figure.colorbar(drawn, cax=bar, orientation="horizontal", label="normalized pixel" if limit is None else "weight")
-            bar.set_xticks([low, 0, high], [f"{tick:.2g}".replace("-", "\N{MINUS SIGN}") for tick in (low, 0, high)], fontsize=7)
+            figure.colorbar(drawn, cax=bar, orientation="horizontal",
+                            label="normalized pixel" if colours == "gray" else "weight")
+            bar.set_xticks([low, high], [f"{tick:.2f}".replace("-", MINUS) for tick in (low, high)], fontsize=7)
         axes[0, 3].set_title("how often it fires, and how strongly")
         axes[0, 4].set_title("digits among its top 100")
         for node, (name, fires, counts) in enumerate(axes[:, [0, 3, 4]]):
-            mean = hidden[:, node].mean().item()
+            mean = hidden[:, node].mean()
             name.set_ylabel(f"node {node}", rotation=0, ha="right", va="center", fontsize=10)
-            fires.bar(torch.arange(50) / 50 + 0.01, shares[node], width=0.02, color=GREY)
+            fires.bar(bins[:-1], shares[node], width=0.02, align="edge", color=GREY)
             fires.axvline(target, color=BLUE, linestyle="--", linewidth=1.2)
             fires.axvline(mean, color=ORANGE, linewidth=1.2)
-            fires.text(mean + 0.015, 0.97 * shares.max(), f"mean {mean:.2f}", color=ORANGE, va="top")
-            fires.set(xlim=(-0.01, 1.01), ylim=(0, 1.02 * shares.max()), xticks=[0, 0.25, 0.5, 0.75, 1], yticks=[])
+            fires.text(mean + 0.015, 0.97 * tallest, f"mean {mean:.2f}", color=ORANGE, va="top")
+            fires.set(xlim=(-0.01, 1.01), ylim=(0, 1.02 * tallest), xticks=[0, 0.25, 0.5, 0.75, 1], yticks=[])
             bars = counts.bar(range(10), label_counts[node], color=GREY)
-            counts.bar_label(bars, [count or "" for count in label_counts[node].tolist()], fontsize=7)
+            counts.bar_label(bars, [count or "" for count in label_counts[node]], fontsize=7)
             counts.set(xticks=range(10), yticks=[], ylim=(0, 112))
             for ax in (fires, counts):
                 ax.spines["left"].set_visible(False)

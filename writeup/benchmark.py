@@ -23,7 +23,6 @@ import time
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 import torchvision
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
@@ -57,9 +56,7 @@ def sheet_epoch(model, raw_images, labels, order):
     total = 0.0
     for images, _ in train_dataloader:
         hidden, reconstruction = model(images)
-        rho, rho_hat = codelet7.RHO, torch.clamp(hidden.mean(0), 1e-8, 1 - 1e-8)
-        penalty = (rho * torch.log(rho / rho_hat) + (1 - rho) * torch.log((1 - rho) / (1 - rho_hat))).sum()
-        loss = F.mse_loss(reconstruction, images.flatten(1)) + codelet7.SPARSITY_WEIGHT * penalty
+        loss = model.loss_function(images, reconstruction, hidden)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -98,9 +95,8 @@ def floor_epoch(model, images, order):
         torch.sub(reconstruction, x, out=error)
         loss_sum += torch.dot(error.view(-1), error.view(-1)) / error.numel()
         rho_hat = hidden.mean(0, dtype=torch.float64).clamp_(1e-8, 1 - 1e-8)
-        penalty = F.kl_div(rho_hat.log(), torch.full_like(rho_hat, rho), reduction="sum")
-        penalty += F.kl_div((1 - rho_hat).log(), torch.full_like(rho_hat, 1 - rho), reduction="sum")
-        loss_sum += penalty.mul_(weight)
+        silent = 1 - rho_hat
+        loss_sum += weight * (rho * torch.log(rho / rho_hat) + (1 - rho) * torch.log((1 - rho) / silent)).sum()
 
         # d MSE / d output is 2 error / n; tanh' = 1 - tanh^2; sigmoid' = sigmoid (1 - sigmoid)
         error.mul_(2 / error.numel())
@@ -108,7 +104,7 @@ def floor_epoch(model, images, order):
         torch.mm(error.t(), hidden, out=dW_d)
         torch.sum(error, 0, out=db_d)
         torch.mm(error, W_d, out=d_hidden)
-        d_rho_hat = ((rho_hat - rho) / (rho_hat * (1 - rho_hat))).mul_(weight / size)
+        d_rho_hat = ((1 - rho) / silent - rho / rho_hat) * (weight / size)
         d_hidden.add_(d_rho_hat)
         torch.ops.aten.sigmoid_backward.grad_input(d_hidden, hidden, grad_input=d_hidden)
         torch.mm(d_hidden.t(), x, out=dW_e)
