@@ -112,11 +112,11 @@ def plot_nodes(encoder, decoder, top_means, hidden, label_counts, target, path, 
     shares = [np.histogram(activation, bins)[0] / len(activation) for activation in hidden.T]
     tallest = max(share.max() for share in shares)
     with matplotlib.rc_context(STYLE):
-        height = 0.95 * len(encoder) + 1.6
+        height = 0.95 * len(encoder) + 1.35
         figure = Figure(figsize=(9, height))
         axes = figure.subplots(len(encoder), 5, squeeze=False, gridspec_kw=dict(
             width_ratios=[1, 1, 1, 2.3, 2.3], wspace=0.2, hspace=0.3,
-            left=0.115, right=0.985, top=1 - 0.85 / height, bottom=0.75 / height))
+            left=0.115, right=0.985, top=1 - 0.6 / height, bottom=0.75 / height))
         figure.text(0.012, 1 - 0.12 / height, title, fontsize=10, va="top")
         for column, (heading, pictures, colours, low, high) in enumerate(columns):
             axes[0, column].set_title(heading)

@@ -91,13 +91,14 @@ def nodes(model, images, labels):
 
 
 @torch.no_grad()
-def plot_interventions(model, images, path):
-    """Save, for some nodes, the mean reconstruction with the node at 0 and at 1, and the difference."""
+def plot_interventions(model, images, rows, path):
+    """Save, for some nodes: the mean reconstruction with the node at 0, at 1, and the difference; how
+    often it fires for each digit, and what the MSE of each gains without it (rows: nodes()'s)."""
     hidden = codelet7.activations(model, images, model.encoder.out_features)
     with matplotlib.rc_context(utils.STYLE):
-        figure = Figure(figsize=(6.4, 1.75 * 2))
-        panels = figure.subplots(3, len(DISCUSSED), gridspec_kw=dict(
-            left=0.16, right=0.86, top=0.92, bottom=0.02, wspace=0.1, hspace=0.08))
+        figure = Figure(figsize=(7, 5.6))
+        panels = figure.subplots(5, len(DISCUSSED), gridspec_kw=dict(
+            left=0.17, right=0.87, top=0.95, bottom=0.05, wspace=0.12, hspace=0.1, height_ratios=[1.3, 1.3, 1.3, 0.8, 0.8]))
         for column, node in zip(panels.T, DISCUSSED):
             means = []
             for value in (0.0, 1.0):
@@ -105,16 +106,22 @@ def plot_interventions(model, images, path):
                 changed[:, node] = value
                 means.append(torch.stack([model.decode(h).mean(0) for h in changed.split(1000)]).mean(0).view(28, 28))
             for ax, picture in zip(column[:2], means):
-                grey = ax.imshow(picture, cmap="gray", vmin=-1, vmax=1)
-            change = column[2].imshow(means[1] - means[0], cmap="RdBu_r", vmin=-1.5, vmax=1.5)
+                grey = ax.imshow(picture.numpy(), cmap="gray", vmin=-1, vmax=1)
+            change = column[2].imshow((means[1] - means[0]).numpy(), cmap="RdBu_r", vmin=-1.5, vmax=1.5)
             column[0].set_title(f"node {node}", fontsize=10)
-        for ax, name in zip(panels[:, 0], ("set to 0", "set to 1", "difference")):
-            ax.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
-        for ax in panels.flat:
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
-        for drawn, place in ((grey, [0.89, 0.4, 0.015, 0.48]), (change, [0.89, 0.03, 0.015, 0.28])):
-            figure.colorbar(drawn, cax=figure.add_axes(place))
+            for ax in column[:3]:
+                ax.set(xticks=[], yticks=[])
+                ax.spines[:].set_visible(False)
+            for ax, key, ticks in ((column[3], "fires_by_digit", [0, 1]), (column[4], "silenced_cost_by_digit", [0, 0.08])):
+                ax.bar(range(10), rows[node][key], color=utils.GREY)
+                ax.set(ylim=(0, ticks[1] * 1.05), yticks=ticks, xticks=range(10))
+                ax.tick_params(labelsize=7, length=2, pad=1.5, labelbottom=ax is column[4], labelleft=node == DISCUSSED[0])
+        for ax, name in zip(panels[:, 0], ("set to 0", "set to 1", "difference", "fires for\n(share)", "MSE gained\nwithout it")):
+            ax.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9, labelpad=4)
+        for drawn, row in ((grey, slice(0, 2)), (change, slice(2, 3))):
+            top, bottom = panels[row, -1][0].get_position().y1, panels[row, -1][-1].get_position().y0
+            figure.colorbar(drawn, cax=figure.add_axes([0.89, bottom, 0.013, top - bottom]))
+        figure.text(0.52, 0.005, "digit", ha="center", va="bottom")
     utils.save(figure, path)
 
 
@@ -272,7 +279,7 @@ def main():
         "default": {"first": history[0][0], "last": history[-1][0], "last_mse": history[-1][1],
                     "test": codelet7.evaluate(model, test_images)},
         "clamp": clamp_trap(), "floors": floors(images, test_images), "features": nodes(model, images, labels)}
-    plot_interventions(model, images, HERE / "interventions.png")
+    plot_interventions(model, images, results["features"]["nodes"], HERE / "interventions.png")
     results["changes"] = changes(images, labels)
     results["sparsity"] = sparsity(images, labels)
     results["seeds"] = seeds(images, labels, test_images)
