@@ -6,6 +6,7 @@ goes to a folder of its own and its files move into place once they pass, so one
 leaves nothing behind that could be taken for MNIST.
 """
 
+import contextlib
 import shutil
 import sys
 import tempfile
@@ -109,15 +110,16 @@ def download(root, missing):
 
         print(f"MNIST is not in {raw}: downloading it.", file=sys.stderr, flush=True)
         thread = threading.Thread(target=fetch, daemon=True)
-        thread.start()
         size, since = 0, time.monotonic()
-        while thread.is_alive():
-            thread.join(0.2)
-            now = sum(path.stat().st_size for path in arrived.glob("*"))
-            if now - size > STALL_BYTES:
-                size, since = now, time.monotonic()
-            elif time.monotonic() - since > STALL_SECONDS:
-                return f"its download hung: under {STALL_BYTES:,} bytes in {STALL_SECONDS} seconds"
+        with contextlib.redirect_stdout(sys.stderr):  # some versions of torchvision print their progress
+            thread.start()
+            while thread.is_alive():
+                thread.join(0.2)
+                now = sum(path.stat().st_size for path in arrived.glob("*"))
+                if now - size > STALL_BYTES:
+                    size, since = now, time.monotonic()
+                elif time.monotonic() - since > STALL_SECONDS:
+                    return f"its download hung: under {STALL_BYTES:,} bytes in {STALL_SECONDS} seconds"
         for name in missing:
             if not check_integrity(arrived / name, MD5[name]):
                 why = " ".join(failures[0].split()) if failures else f"{name} arrived damaged"

@@ -67,7 +67,7 @@ def show(grid, path=None, title=None):
     wide, tall = max(width * zoom, 900) / DPI, height * zoom / DPI
     lines = textwrap.wrap(title or "", int(wide * 13.5))
     top, bottom = 0.1 + 0.17 * len(lines), 0.25
-    size = (wide, tall + top + bottom)
+    size = (wide, tall + top + bottom + 1e-6)  # some versions of matplotlib cut off a pixel's fraction
     with matplotlib.rc_context(STYLE):
         if path is None:
             from matplotlib import pyplot  # only here: it wants a display
