@@ -9,7 +9,8 @@ import tempfile
 import textwrap
 from pathlib import Path
 
-import matplotlib
+import matplotlib.colors
+import matplotlib.style
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -68,7 +69,7 @@ def show(grid, path=None, title=None):
     lines = textwrap.wrap(title or "", int(wide * 13.5))
     top, bottom = 0.1 + 0.17 * len(lines), 0.25
     size = (wide, tall + top + bottom + 1e-6)  # some versions of matplotlib cut off a pixel's fraction
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.style.context(["default", STYLE]):
         if path is None:
             from matplotlib import pyplot  # only here: it wants a display
             figure = pyplot.figure(figsize=size)
@@ -111,7 +112,7 @@ def plot_nodes(encoder, decoder, top_means, hidden, label_counts, target, path, 
     bins = np.linspace(0, 1, 51)
     shares = [np.histogram(activation, bins)[0] / len(activation) for activation in hidden.T]
     tallest = max(share.max() for share in shares)
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.style.context(["default", STYLE]):
         height = 0.95 * len(encoder) + 1.35
         figure = Figure(figsize=(9, height))
         axes = figure.subplots(len(encoder), 5, squeeze=False, gridspec_kw=dict(
@@ -158,7 +159,7 @@ def save_losses(history, folder, about, references):
     write_whole(Path(folder) / "losses.csv", ("epoch,loss,mse,weighted_penalty\n" + rows).encode())
     epochs = range(1, len(history) + 1)
     losses, mses = zip(*history)
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=(6, 4.6))
         upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw=dict(
             height_ratios=[2.4, 1], left=0.12, right=0.97, top=0.9, bottom=0.1, hspace=0.15))

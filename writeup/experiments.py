@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-import matplotlib
+import matplotlib.style
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
@@ -95,7 +95,7 @@ def plot_interventions(model, images, rows, path):
     """Save, for some nodes: the mean reconstruction with the node at 0, at 1, and the difference; how
     often it fires for each digit, and what the MSE of each gains without it (rows: nodes()'s)."""
     hidden = codelet7.activations(model, images, model.encoder.out_features)
-    with matplotlib.rc_context(utils.STYLE):
+    with matplotlib.style.context(["default", utils.STYLE]):
         figure = Figure(figsize=(7, 5.6))
         panels = figure.subplots(5, len(DISCUSSED), gridspec_kw=dict(
             left=0.17, right=0.87, top=0.95, bottom=0.05, wspace=0.12, hspace=0.1, height_ratios=[1.3, 1.3, 1.3, 0.8, 0.8]))
