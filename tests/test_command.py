@@ -159,9 +159,12 @@ class Interruption(unittest.TestCase):
             process = subprocess.Popen(
                 [sys.executable, "codelet7.py", "--dataset", "standin", "--epochs", "100000", "--figures-dir", folder],
                 cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            ready(process)
-            process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=60)
+            try:
+                ready(process)
+                process.send_signal(signal.SIGINT)
+                _, err = process.communicate(timeout=60)
+            finally:
+                process.kill()
             self.assertEqual(process.returncode, 130, err)
             self.assertEqual(err.strip(), "codelet7.py: interrupted")
             for directory, _, files in os.walk(folder):
