@@ -92,8 +92,8 @@ class SparseAutoencoder(nn.Module):
         >>> SparseAutoencoder.batched_sparsity_penalty(h)
         tensor(1.1490)
         """
-        # In double precision, because in float32 the sheet's upper limit 1 - 1e-8 rounds to 1: a
-        # node that always fires would pass the clamp and give log(0), an infinite loss.
+        # In double precision, because in float32 the sheet's upper limit 1 - 1e-8 rounds to 1: for a
+        # node that always fires the last term would divide by zero, and the loss would be infinite.
         rho_hat = torch.clamp(hidden.mean(0, dtype=torch.float64), 1e-8, 1 - 1e-8)
         kl = RHO * torch.log(RHO / rho_hat) + (1 - RHO) * torch.log((1 - RHO) / (1 - rho_hat))
         return kl.sum().to(hidden.dtype)
@@ -220,7 +220,7 @@ def show_top_images(images, activation, node, path, about):
     high, low = activation[top[0]].item(), activation[top[-1]].item()
     show(make_grid(images[top], 10), path,
          f"Node {node}: the {len(top)} training images that activate it most, strongest first, "
-         f"activation {high:.4f} to {low:.4f}. {about}")
+         f"activation {high:.6f} to {low:.6f}. {about}")
 
 
 def visualize(model, images, labels, folder, about):
@@ -295,7 +295,7 @@ def main(argv=None):
     try:
         data = digits.load(args.dataset, args.data_dir)
     except OSError as error:
-        parser.error(f"argument --data-dir: {error}")
+        parser.error(f"argument --data-dir (or $MNIST_ROOT): {error}")
     except digits.DataError as error:
         parser.exit(1, f"codelet7.py: error: {error}\n")
     is_mnist = data.name == "MNIST"
@@ -305,28 +305,35 @@ def main(argv=None):
         utils.check_folder(figures / "trained")
     except OSError as error:
         parser.error(f"argument --figures-dir: {error}")
-    print(f"Data: {data.name}, {len(data.images):,} training and {len(data.test_images):,} test images. "
-          f"Device: {args.device}. Seed: {args.seed}.", flush=True)
+    names = ("batch_size", "lr", "hidden_dims", "sparsity_weight", "seed")
+    changed = {name: getattr(args, name) for name in names if getattr(args, name) != parser.get_default(name)}
+    settings = data.name + "".join(f", --{name.replace('_', '-')} {value}" for name, value in changed.items())
 
     torch.manual_seed(args.seed)
     model = SparseAutoencoder(28 * 28, args.hidden_dims).to(args.device)
     images, labels = normalize(data.images.to(args.device)), data.labels.to(args.device)
     train_dataloader = make_dataloader(images, labels, args.batch_size, args.seed)
     try:
-        visualize(model, images, labels, figures / "untrained", f"{data.name}, before training.")
+        print(f"Data: {data.name}, {len(data.images):,} training and {len(data.test_images):,} test images. "
+              f"Device: {args.device}. Seed: {args.seed}.", flush=True)
+        visualize(model, images, labels, figures / "untrained", f"{settings}, before training.")
         history = train(model, train_dataloader, args.epochs, args.lr, args.sparsity_weight)
         test_images = normalize(data.test_images.to(args.device))
         print(f"Test Loss: {evaluate(model, test_images, args.batch_size, args.sparsity_weight):.4f}", flush=True)
-        about = f"{data.name}, after {args.epochs} epoch{'s' * (args.epochs > 1)}."
+        about = f"{settings}, after {args.epochs} epoch{'s' * (args.epochs > 1)}."
         visualize(model, images, labels, figures / "trained", about)
         batch, _ = next(iter(train_dataloader))  # after training: taking a batch moves the shuffle on
         show(make_grid([image for image in batch], 16), figures / "batch.png",
              f"A shuffled batch of {len(batch)} training images. {data.name}.")
-        utils.save_losses(history, figures / "trained", about, SHEET_LOSSES if is_mnist else {})
+        references = {epoch: loss for epoch, loss in SHEET_LOSSES.items() if is_mnist and epoch <= args.epochs}
+        utils.save_losses(history, figures / "trained", about, references)
+        few = f" (of the first {MAX_NODE_FIGURES} nodes)" if args.hidden_dims > MAX_NODE_FIGURES else ""
+        print(f"Figures: {figures / 'untrained'} and {figures / 'trained'}{few}", flush=True)
+    except BrokenPipeError:  # the reader of our output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        parser.exit(1)
     except (OSError, FloatingPointError) as error:
         parser.exit(1, f"codelet7.py: error: {error}\n")
-    few = f" (of the first {MAX_NODE_FIGURES} nodes)" if args.hidden_dims > MAX_NODE_FIGURES else ""
-    print(f"Figures: {figures / 'untrained'} and {figures / 'trained'}{few}")
 
 
 if __name__ == "__main__":

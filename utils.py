@@ -130,6 +130,8 @@ def plot_nodes(encoder, decoder, top_means, hidden, label_counts, target, path, 
             figure.colorbar(drawn, cax=bar, orientation="horizontal",
                             label="normalized pixel" if colours == "gray" else "weight")
             bar.set_xticks([low, high], [f"{tick:.2f}".replace("-", MINUS) for tick in (low, high)], fontsize=7)
+            for label, align in zip(bar.get_xticklabels(), ("left", "right")):
+                label.set_horizontalalignment(align)
         axes[0, 3].set_title("how often it fires, and how strongly")
         axes[0, 4].set_title("digits among its top 100")
         for node, (name, fires, counts) in enumerate(axes[:, [0, 3, 4]]):
@@ -138,7 +140,8 @@ def plot_nodes(encoder, decoder, top_means, hidden, label_counts, target, path, 
             fires.bar(bins[:-1], shares[node], width=0.02, align="edge", color=GREY)
             fires.axvline(target, color=BLUE, linestyle="--", linewidth=1.2)
             fires.axvline(mean, color=ORANGE, linewidth=1.2)
-            fires.text(mean + 0.015, 0.97 * tallest, f"mean {mean:.2f}", color=ORANGE, va="top")
+            side, align = (0.015, "left") if mean < 0.7 else (-0.015, "right")  # of the line: where there is room
+            fires.text(mean + side, 0.97 * tallest, f"mean {mean:.2f}", color=ORANGE, va="top", ha=align)
             fires.set(xlim=(-0.01, 1.01), ylim=(0, 1.02 * tallest), xticks=[0, 0.25, 0.5, 0.75, 1], yticks=[])
             bars = counts.bar(range(10), label_counts[node], color=GREY)
             counts.bar_label(bars, [count or "" for count in label_counts[node]], fontsize=7)

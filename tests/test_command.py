@@ -89,6 +89,21 @@ class Run(TestCase):
         torch.manual_seed(9)
         self.assertTrue(torch.equal(model.encoder.weight, codelet7.SparseAutoencoder(784, 4).encoder.weight))
 
+    def test_titles_name_the_settings_that_are_not_the_defaults(self):
+        with mock.patch.object(codelet7, "visualize") as visualize, mock.patch.object(codelet7, "train", return_value=[(0.5, 0.4)]):
+            self.run_main("--dataset", "standin", "--lr", "0.01", "--seed", "3", "--epochs", "1")
+        self.assertEqual([call.args[-1] for call in visualize.call_args_list],
+                         [f"stand-in digits (not MNIST), --lr 0.01, --seed 3, {when}." for when in ("before training", "after 1 epoch")])
+
+    @unittest.skipIf(os.name == "nt", "no pipes to break on Windows")
+    def test_a_reader_that_leaves_early_is_no_error(self):
+        command = [sys.executable, "codelet7.py", "--dataset", "standin", "--epochs", "2", "--figures-dir", str(self.folder)]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process.stdout.readline()
+        process.stdout.close()
+        self.assertEqual((process.stderr.read(), process.wait(60)), ("", 1))
+        process.stderr.close()
+
     def test_help_states_every_default(self):
         code, out, _ = self.run_main("--help")
         self.assertEqual(code, 0)
@@ -119,7 +134,9 @@ class BadInput(TestCase):
         self.write_mnist()
         (self.folder / "file").write_text("mine")
         for path in (self.folder / "file", self.folder / "file" / "inside"):
-            self.assertFails(2, ["--figures-dir", str(self.folder / "file")], "--figures-dir", str(path))
+            with mock.patch("digits.load") as load:  # a download can take long: the figures' folder is checked first
+                self.assertFails(2, ["--figures-dir", str(self.folder / "file")], "--figures-dir", str(path))
+            load.assert_not_called()
             self.assertFails(2, ["--data-dir", str(self.folder / "file")], "--data-dir", str(path))
         denied = PermissionError(13, "Permission denied", "/somewhere")
         with mock.patch("tempfile.TemporaryFile", side_effect=denied):

@@ -93,7 +93,7 @@ class Visualizations(TestCase):
             self.assertTrue(torch.equal(grid, make_grid(self.images[order], 10)))
             high, low = hidden[order[0], node], hidden[order[-1], node]
             self.assertIn(f"Node {node}:", title)
-            self.assertIn(f"activation {high:.4f} to {low:.4f}", title)
+            self.assertIn(f"activation {high:.6f} to {low:.6f}", title)
 
     def test_ties_keep_the_file_order(self):
         self.assertEqual(codelet7.top_images(torch.ones(1000)).tolist(), list(range(100)))

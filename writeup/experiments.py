@@ -31,6 +31,9 @@ import utils
 SEEDS = range(12)
 WEIGHTS = [0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0]
 DISCUSSED = [3, 6, 8, 9]  # the nodes that the text discusses and interventions.png shows
+# Where a node's decoder weights are most negative, ink should silence it; next to it, as a control, not.
+PATCHES = {3: ((14, 19, 10, 17), (9, 14, 10, 17)), 6: ((16, 21, 8, 14), (16, 21, 14, 20)),
+           8: ((11, 18, 20, 23), (11, 18, 13, 16)), 9: ((17, 22, 19, 24), (17, 22, 4, 9))}  # top, bottom, left, right
 FIRES = 0.5  # a node fires for an image if its activation there is above this
 
 
@@ -123,6 +126,31 @@ def plot_interventions(model, images, rows, path):
             figure.colorbar(drawn, cax=figure.add_axes([0.89, bottom, 0.013, top - bottom]))
         figure.text(0.52, 0.005, "digit", ha="center", va="bottom")
     utils.save(figure, path)
+
+
+@torch.no_grad()
+def painted(model, images):
+    """Of the images that fire a node, the share that still do with white ink painted into a patch."""
+    rows = {}  # keyed by text, as JSON does it
+    for node, patches in PATCHES.items():
+        firing = images[codelet7.activations(model, images, model.encoder.out_features)[:, node] > FIRES]
+        shares = []
+        for top, bottom, left, right in patches:
+            inked = firing.clone()
+            inked[:, :, top:bottom, left:right] = utils.WHITE
+            after = codelet7.activations(model, inked, model.encoder.out_features)[:, node]
+            shares.append((after > FIRES).float().mean().item())
+        rows[str(node)] = {"images": len(firing), "patch": shares[0], "control": shares[1]}
+        print(f"node {node}: of {len(firing):,} firing images {shares[0]:.1%} still fire, control {shares[1]:.1%}", flush=True)
+    return rows
+
+
+def untrained(images, labels):
+    """The digit counts of each node's top 100 in the model before training."""
+    torch.manual_seed(codelet7.SEED)
+    model = codelet7.SparseAutoencoder(28 * 28, codelet7.HIDDEN_DIMS)
+    hidden = codelet7.activations(model, images, codelet7.HIDDEN_DIMS)
+    return [labels[codelet7.top_images(activation)].bincount(minlength=10).tolist() for activation in hidden.t()]
 
 
 def sparsity(images, labels):
@@ -218,9 +246,18 @@ def macros(results):
     for key, value in results["floors"].items():
         put(key, value, ".1%" if key == "bright_pixels" else ".4f")
     put("tanh-share", results["floors"]["tanh"] / results["default"]["last_mse"], ".0%")
+    put("clip-gap", results["floors"]["pca"] - results["floors"]["pca_unclipped"])
     put("code-gap", results["floors"]["pca"] - results["floors"]["tanh"])
     put("training-gap", results["default"]["last_mse"] - results["floors"]["pca"])
 
+    purest = max(range(len(results["untrained_top"])), key=lambda node: max(results["untrained_top"][node]))
+    put("untrained-purest", purest, "d")
+    put("untrained-purest-count", max(results["untrained_top"][purest]), "d")
+    put("untrained-purest-digit", results["untrained_top"][purest].index(max(results["untrained_top"][purest])), "d")
+    put("untrained-9", max(results["untrained_top"][9]), "d")
+    for node, row in results["painted"].items():
+        put(f"painted-{node}", row["patch"], ".0%")
+        put(f"control-{node}", row["control"], ".0%")
     features = results["features"]
     put("correlation", features["largest_correlation"], ".2f")
     put("at-once", features["firing_at_once"], ".1f")
@@ -278,7 +315,8 @@ def main():
         "setting": {"torch": torch.__version__.split("+")[0], "threads": torch.get_num_threads()},
         "default": {"first": history[0][0], "last": history[-1][0], "last_mse": history[-1][1],
                     "test": codelet7.evaluate(model, test_images)},
-        "clamp": clamp_trap(), "floors": floors(images, test_images), "features": nodes(model, images, labels)}
+        "clamp": clamp_trap(), "floors": floors(images, test_images), "features": nodes(model, images, labels),
+        "painted": painted(model, images), "untrained_top": untrained(images, labels)}
     plot_interventions(model, images, results["features"]["nodes"], HERE / "interventions.png")
     results["changes"] = changes(images, labels)
     results["sparsity"] = sparsity(images, labels)
