@@ -163,9 +163,9 @@ def save_losses(history, folder, about, references):
     epochs = range(1, len(history) + 1)
     losses, mses = zip(*history)
     with matplotlib.style.context(["default", STYLE]):
-        figure = Figure(figsize=(6, 4.6))
+        figure = Figure(figsize=(6, 3.7))
         upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw=dict(
-            height_ratios=[2.4, 1], left=0.12, right=0.97, top=0.9, bottom=0.1, hspace=0.15))
+            height_ratios=[2.2, 1], left=0.12, right=0.97, top=0.88, bottom=0.12, hspace=0.15))
         figure.text(0.02, 0.975, f"Training loss and its two parts. {about}", fontsize=10, va="top")
         upper.plot(epochs, losses, color=ORANGE, marker="o", markersize=3, label="loss: MSE + weighted penalty")
         upper.plot(epochs, mses, color=BLUE, linestyle="--", linewidth=1, label="MSE alone")
