@@ -239,7 +239,7 @@ def visualize(model, images, labels, folder, about):
         hidden=hidden, target=RHO, path=folder / "nodes.png", title=f"What each hidden node responds to. {about}")
     for path in folder.glob("node_*.png"):  # of an earlier run with more nodes
         if re.fullmatch(r"node_\d+\.png", path.name) and int(path.stem[5:]) >= drawn:
-            path.unlink()
+            path.unlink(missing_ok=True)  # another run may have been quicker
 
 
 def number(kind, least, most=math.inf):
