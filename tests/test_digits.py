@@ -88,9 +88,10 @@ class Server(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if manner == "trickles":
-            for byte in body[:400]:
-                self.wfile.write(bytes([byte]))
-                if self.server.over.wait(0.05):
+            for start in range(0, len(body), 8192):  # slower than STALL_BYTES in STALL_SECONDS, but never still
+                self.wfile.write(body[start:start + 8192])
+                self.wfile.flush()
+                if self.server.over.wait(0.1):
                     break
         elif manner == "breaks off":
             self.wfile.write(body[:len(body) // 2])
