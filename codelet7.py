@@ -93,16 +93,22 @@ class SparseAutoencoder(nn.Module):
         tensor(1.1490)
         """
         # In double precision, because in float32 the sheet's upper limit 1 - 1e-8 rounds to 1: for a
-        # node that always fires the last term would divide by zero, and the loss would be infinite.
-        rho_hat = torch.clamp(hidden.mean(0, dtype=torch.float64), 1e-8, 1 - 1e-8)
-        kl = RHO * torch.log(RHO / rho_hat) + (1 - RHO) * torch.log((1 - RHO) / (1 - rho_hat))
-        return kl.sum().to(hidden.dtype)
+        # node that always fires the second logarithm would divide by zero, and the loss be infinite.
+        rho_hat = hidden.mean(0, dtype=torch.float64)
+        # The sum is a cross-entropy less RHO's own entropy. As PyTorch's one operation it costs half of
+        # what it costs term by term, and with so small a model that is felt in every step. The operation
+        # takes logits; torch.logit's eps is the sheet's clamp, to [1e-8, 1 - 1e-8].
+        logits = torch.logit(rho_hat, eps=1e-8)
+        cross_entropy = F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, RHO), reduction="sum")
+        entropy = -len(logits) * (RHO * math.log(RHO) + (1 - RHO) * math.log(1 - RHO))
+        return (cross_entropy - entropy).to(hidden.dtype)
 
     @classmethod
     def loss_function(cls, x, reconstruction, hidden, sparsity_weight=SPARSITY_WEIGHT):
         """MSE over pixels and batch plus sparsity_weight times the penalty, a scalar."""
         mse = F.mse_loss(reconstruction, x.flatten(1))
-        return mse + sparsity_weight * cls.batched_sparsity_penalty(hidden)
+        penalty = cls.batched_sparsity_penalty(hidden)
+        return torch.add(mse, penalty, alpha=sparsity_weight)  # mse + sparsity_weight * penalty
 
 
 def normalize(images):
@@ -150,16 +156,19 @@ def train_epoch(model, train_dataloader, optimizer, sparsity_weight=SPARSITY_WEI
     device = model.encoder.weight.device
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
     rho_hats = torch.empty(len(train_dataloader), model.encoder.out_features, device=device)
-    for step, (images, _) in enumerate(train_dataloader):
+    parameters = list(model.parameters())
+    for (images, _), rho_hat in zip(train_dataloader, rho_hats):
         hidden, reconstruction = model(images)
         loss = model.loss_function(images, reconstruction, hidden, sparsity_weight)
-        model.zero_grad()
+        for parameter in parameters:
+            parameter.grad = None  # zero_grad(), which would look the parameters up in every step
         loss.backward()
         optimizer.step()
         loss_sum += loss.detach()
-        torch.mean(hidden.detach(), 0, out=rho_hats[step])
-    # A batch's penalty depends on its mean activations alone, so one row stands for a batch.
-    penalty = torch.vmap(model.batched_sparsity_penalty)(rho_hats.unsqueeze(1)).mean().item()
+        torch.mean(hidden.detach(), 0, out=rho_hat)
+    # A batch's penalty depends on its mean activations alone, node by node: summed over all batches
+    # it is that of one image with as many nodes as all of them together.
+    penalty = model.batched_sparsity_penalty(rho_hats.view(1, -1)).item() / len(train_dataloader)
     loss = loss_sum.item() / len(train_dataloader)
     return loss, loss - sparsity_weight * penalty
 
