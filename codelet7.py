@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, Sampler, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset
 from torchvision.utils import make_grid
 
 import digits
@@ -95,9 +95,9 @@ class SparseAutoencoder(nn.Module):
         # In double precision, because in float32 the sheet's upper limit 1 - 1e-8 rounds to 1: for a
         # node that always fires the second logarithm would divide by zero, and the loss be infinite.
         rho_hat = hidden.mean(0, dtype=torch.float64)
-        # The sum is a cross-entropy less RHO's own entropy. As PyTorch's one operation it costs half of
-        # what it costs term by term, and with so small a model that is felt in every step. The operation
-        # takes logits; torch.logit's eps is the sheet's clamp, to [1e-8, 1 - 1e-8].
+        # The sum above is the cross-entropy of the two coins less the first one's entropy. PyTorch has the
+        # cross-entropy as one operation; term by term it takes eleven, and a model this small feels each
+        # of them in every step. It takes logits, and torch.logit's eps is the sheet's clamp.
         logits = torch.logit(rho_hat, eps=1e-8)
         cross_entropy = F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, RHO), reduction="sum")
         entropy = -len(logits) * (RHO * math.log(RHO) + (1 - RHO) * math.log(1 - RHO))
@@ -117,35 +117,27 @@ def normalize(images):
     return images.unsqueeze(1).float().div_(255).sub_(MEAN).div_(STD)
 
 
-class WholeBatches(TensorDataset):
-    """A TensorDataset that hands a DataLoader a whole batch at a time: collecting it from 64
-    separate images would cost more than training on it."""
+class ShuffledBatches(IterableDataset):
+    """(images, labels) in batches of a new order each epoch, cut whole from two tensors: collecting a
+    batch from 64 separate images would cost more than training on it. The last batch is short if it
+    must be. The order depends on the seed alone, not on the device that holds the tensors."""
 
-    def __getitems__(self, index):
-        return [tensor.index_select(0, index) for tensor in self.tensors]
-
-
-class ShuffledBatches(Sampler):
-    """One batch of indices after another, from a new permutation of 0..count-1 each epoch; the
-    last batch is short if it must be. The permutations depend on the seed alone, not on the device
-    that the indices go to."""
-
-    def __init__(self, count, batch_size, seed, device):
-        self.count, self.batch_size, self.device = count, batch_size, device
+    def __init__(self, images, labels, batch_size, seed):
+        self.images, self.labels, self.batch_size = images, labels, batch_size
         self.generator = torch.Generator().manual_seed(seed)
 
     def __len__(self):
-        return math.ceil(self.count / self.batch_size)
+        return math.ceil(len(self.images) / self.batch_size)
 
     def __iter__(self):
-        order = torch.randperm(self.count, generator=self.generator)
-        return iter(order.to(self.device).split(self.batch_size))
+        order = torch.randperm(len(self.images), generator=self.generator).to(self.images.device)
+        for index, labels in zip(order.split(self.batch_size), self.labels[order].split(self.batch_size)):
+            yield self.images.index_select(0, index), labels
 
 
 def make_dataloader(images, labels, batch_size=BATCH_SIZE, seed=SEED):
     """A DataLoader of shuffled (images, labels) batches, cut from two tensors of equal length."""
-    batches = ShuffledBatches(len(images), batch_size, seed, images.device)
-    return DataLoader(WholeBatches(images, labels), batch_sampler=batches, collate_fn=tuple)
+    return DataLoader(ShuffledBatches(images, labels, batch_size, seed), batch_size=None, collate_fn=tuple)
 
 
 def train_epoch(model, train_dataloader, optimizer, sparsity_weight=SPARSITY_WEIGHT):
