@@ -33,7 +33,8 @@ sys.path.insert(0, str(ROOT))
 import codelet7
 import digits
 
-SHORT_TURNS = 5  # epochs of ours and of the floor, in turn, for one of the sheet's, which takes as long as all of them
+SHORT_TURNS = 5  # epochs of ours and of the floor, in turn, after one of the sheet's: it takes as long as all of them
+
 
 class EachImage(Dataset):
     """Images (n, 28, 28) uint8, transformed one by one as torchvision.datasets.MNIST does it."""
@@ -155,7 +156,7 @@ def compare(data, rounds):
         if round:
             for name in seconds:
                 seconds[name].append(statistics.median(elapsed for run, elapsed, _ in runs if run == name))
-            print(f"round {round}: loss {losses[0]:.4f} three times; " +
+            print(f"round {round}: loss {losses[0]:.4f} each time; " +
                   ", ".join(f"{name} {values[-1]:.3f} s" for name, values in seconds.items()), flush=True)
     print()
     for name, values in seconds.items():

@@ -4,7 +4,7 @@
 
 trains some thirty autoencoders on MNIST with codelet7's own functions and writes, beside this file:
 results.json (every number), results.tex (the same numbers as LaTeX macros, which codelet7.tex reads)
-and interventions.png. About 6 minutes on two cores.
+and interventions.png. 6 to 15 minutes on two cores.
 """
 
 import contextlib
