@@ -131,13 +131,16 @@ def summary(seconds):
     return f"{statistics.median(seconds):7.3f} s an epoch ({min(seconds):.3f} to {max(seconds):.3f})"
 
 
-def peak_memory(arguments):
-    """The most memory, in MB, that `python ARGUMENTS` holds in RAM (on Linux; the unit is its own)."""
-    process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status != 0:
-        sys.exit(f"python {' '.join(arguments)} failed")
-    return usage.ru_maxrss * 1024 / 1e6
+def peak_memory(code):
+    """The most memory, in MB, that a Python process which runs `code` holds in RAM (on Linux).
+
+    The process reads it off itself: what os.wait4 tells its parent counts in the parent's own memory.
+    """
+    code += "; print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"  # in kB
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        sys.exit(f"python -c {code!r} failed")
+    return int(done.stdout.split()[-1]) * 1024 / 1e6
 
 
 def compare(data, rounds):
@@ -168,8 +171,8 @@ def compare(data, rounds):
           f"({min(faster):.1f} to {max(faster):.1f} in the rounds)\n"
           f"and takes {statistics.median(slower):.2f} times the floor's time ({min(slower):.2f} to {max(slower):.2f})")
     with tempfile.TemporaryDirectory() as folder:
-        alone = peak_memory(["-c", "import torch, torchvision"])
-        whole = peak_memory(["codelet7.py", "--device", "cpu", "--figures-dir", folder])
+        alone = peak_memory("import torch, torchvision")
+        whole = peak_memory(f"import codelet7; codelet7.main(['--device', 'cpu', '--figures-dir', {folder!r}])")
     print(f"peak memory: {whole:.0f} MB for the whole default run, of which importing torch alone takes {alone:.0f} MB")
 
 
