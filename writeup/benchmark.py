@@ -148,11 +148,11 @@ def compare(data, rounds):
     seconds = {"sheet": [], "ours": [], "floor": []}
     for round in range(rounds + 1):  # the first is the warm-up
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(round))
-        epochs = {"sheet": lambda: sheet_epoch(new_model(), data.images, data.labels, order),
-                  "ours": lambda: our_epoch(new_model(), images, data.labels, round),
-                  "floor": lambda: floor_epoch(new_model(), images, order)}
+        epochs = {"sheet": lambda model: sheet_epoch(model, data.images, data.labels, order),
+                  "ours": lambda model: our_epoch(model, images, data.labels, round),
+                  "floor": lambda model: floor_epoch(model, images, order)}
         turns = ["sheet"] + ["ours", "floor"] * SHORT_TURNS
-        runs = [(name, *timed(epochs[name])) for name in turns]
+        runs = [(name, *timed(epochs[name], new_model())) for name in turns]
         losses = [loss for _, _, loss in runs]
         if max(losses) - min(losses) > 5e-5:
             sys.exit(f"The losses differ, so the times are not of the same work: {dict(zip(turns, losses))}")
