@@ -1,27 +1,27 @@
 """The digits: MNIST, checked, from disk or the network; or stand-in digits drawn from fonts.
 
 MNIST's files lie where torchvision puts them, ROOT/MNIST/raw/*-ubyte. torchvision looks only
-whether they exist, so their contents are checked here, against MNIST's own MD5 sums. A download
-goes to a folder of its own and its files move into place once they pass, so one that breaks off
-leaves nothing behind that could be taken for MNIST.
+whether they exist; here their contents count: MNIST's own MD5 sums tell what a file is, whatever
+it is called and whether it is still packed.
 """
 
-import contextlib
-import shutil
+import gzip
+import hashlib
+import os
 import sys
-import tempfile
-import threading
 import time
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.datasets import MNIST
-from torchvision.datasets.utils import check_integrity
-from torchvision.transforms.functional import pil_to_tensor
+
+from utils import Refusal, check_folder, write_whole
 
 MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -29,11 +29,7 @@ MD5 = {
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
-STALL_SECONDS, STALL_BYTES = 25, 250_000  # a download slower than this counts as hung
-
-
-class DataError(Exception):
-    """MNIST is needed and cannot be used; the message names the file and the way out."""
+PATIENCE, SLOWEST = 10, 100_000  # a download of fewer bytes in so many seconds counts as hung
 
 
 class Digits(NamedTuple):
@@ -48,92 +44,119 @@ def load(dataset, root):
     """The Digits that `dataset` asks for: "mnist", "standin", or "auto", which is MNIST where it
     is on disk or can be downloaded and otherwise, said on stderr, the stand-in.
 
-    Raises DataError for "mnist" that is nowhere to be had, and for "auto" too where some of
-    MNIST's files are there but damaged or incomplete; OSError for a root that cannot be written.
+    Raises Refusal for a root that is no folder, for damaged files, and if a file cannot be had:
+    any of the four for "mnist", the rest of them for "auto"; OSError for one that cannot be read.
     """
     if dataset == "standin":
         return draw_standin()
-    raw = Path(root) / "MNIST" / "raw"
-    missing = missing_files(raw)
-    if missing:
-        reason = download(Path(root), missing)
-        if reason and len(missing) < len(MD5):
-            raise DataError(f"{raw / missing[0]} is missing, and {reason}. Copy it there, "
-                            f"or connect to the network and run again")
-        if reason and dataset == "mnist":
-            raise DataError(f"there is no MNIST in {raw}, and {reason}. Copy its four files there "
-                            f"({', '.join(MD5)}), or connect to the network and run again")
-        if reason:
-            print(f"There is no MNIST in {raw}, and {reason}.\nIts four files would go there: "
-                  f"{', '.join(MD5)}.\nGoing on with stand-in digits drawn from fonts: the losses "
-                  "and figures below are not those of the assignment.", file=sys.stderr, flush=True)
-            return draw_standin()
-    train, test = MNIST(root, train=True), MNIST(root, train=False)
-    return Digits("MNIST", train.data, train.targets, test.data, test.targets)
+    files, folder = find_files(Path(root))
+    missing = [name for name in MD5 if name not in files]
+    try:
+        if missing:
+            check_folder(folder)
+        arrived = {name: download(name) for name in missing}
+        for name, data in arrived.items():
+            write_whole(folder / name, data)
+    except (Refusal, OSError) as error:
+        if files:
+            raise Refusal(f"{folder / missing[0]} is missing, and {error}. Copy it there, or "
+                          "connect to the network and run again") from None
+        reason = f"there is no MNIST in {folder}, and {error}. Its four files would go there " \
+                 f"({', '.join(MD5)})"
+        if dataset == "mnist":
+            raise Refusal(f"{reason}. Copy them, or connect and run again") from None
+        print(f"{reason[0].upper()}{reason[1:]}.\nGoing on with stand-in digits drawn from fonts: "
+              "the losses and figures below are not those of the assignment.",
+              file=sys.stderr, flush=True)
+        return draw_standin()
+    images, labels, test_images, test_labels = (read_idx((files | arrived)[name]) for name in MD5)
+    return Digits("MNIST", images, labels.long(), test_images, test_labels.long())
 
 
-def missing_files(raw):
-    """The names of MNIST's files that are not in the folder `raw`; DataError if one is damaged."""
-    missing = []
-    for name, md5 in MD5.items():
-        path = raw / name
-        if not path.exists():
-            missing.append(name)
-        elif not path.is_file():
-            raise DataError(f"{path} is not a file. Move it away and run again to download MNIST's")
-        elif not check_integrity(path, md5):
-            raise DataError(f"{path} is damaged: its {path.stat().st_size:,} bytes are not MNIST's "
-                            f"(MD5 {md5}). Move it away and run again to download it")
-    return missing
+def find_files(root):
+    """Those of MNIST's files that lie under `root`, as {name: bytes}, and the folder for the rest.
 
-
-def download(root, missing):
-    """Put the missing files into root/MNIST/raw. Returns None, or in words why they are not there.
-
-    torchvision does the work, in a thread, since it can hang where no socket time-out reaches (a
-    name server that does not answer, a server that sends a byte now and then).
+    They may be packed, or named as other archives name them; `root` may be the folder they lie in.
+    Raises Refusal where a file is called like one of them and none such has the right contents.
     """
-    raw = root / "MNIST" / "raw"
-    raw.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=root, ignore_cleanup_errors=True) as folder:
-        arrived = Path(folder) / "MNIST" / "raw"
-        arrived.mkdir(parents=True)
-        for archive in raw.glob("*.gz"):  # downloaded by hand: unpacked rather than fetched again
-            shutil.copy(archive, arrived)
-        failures = []
+    there = next(path for path in (root, *root.parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise Refusal(f"{there} is not a folder: --data-dir or $MNIST_ROOT should name one")
+    folders = [root / "MNIST" / "raw", root / "raw", root]
+    files, home = {}, None
+    for name, md5 in MD5.items():
+        spellings = [name, name.replace("-idx", ".idx")]
+        places = [folder / f"{spelling}{ending}" for folder in folders for spelling in spellings
+                  for ending in ("", ".gz")]
+        flaws = []
+        for path in filter(Path.exists, places):
+            data, flaw = unpack(path, md5)
+            if not flaw:
+                files[name], home = data, home or path.parent
+                break
+            flaws.append(f"{path} {flaw}")
+        else:
+            if flaws:
+                raise Refusal(f"{flaws[0]}. Move it away and run again to download MNIST's")
+    return files, home or folders[0]
 
-        def fetch():
-            try:
-                MNIST(folder, download=True)
-            except Exception as error:
-                failures.append(str(error) or type(error).__name__)
 
-        print(f"MNIST is not in {raw}: downloading it.", file=sys.stderr, flush=True)
-        thread = threading.Thread(target=fetch, daemon=True)
-        size, since = 0, time.monotonic()
-        with contextlib.redirect_stdout(sys.stderr):  # some versions of torchvision print their progress
-            thread.start()
-            while thread.is_alive():
-                thread.join(0.2)
-                now = sum(path.stat().st_size for path in arrived.glob("*"))
-                if now - size > STALL_BYTES:
-                    size, since = now, time.monotonic()
-                elif time.monotonic() - since > STALL_SECONDS:
-                    return f"its download hung: under {STALL_BYTES:,} bytes in {STALL_SECONDS} seconds"
-        for name in missing:
-            if not check_integrity(arrived / name, MD5[name]):
-                why = " ".join(failures[0].split()) if failures else f"{name} arrived damaged"
-                return f"its download failed ({why})"
-        for name in missing:
-            (arrived / name).replace(raw / name)
+def unpack(path, md5):
+    """The file's bytes, unpacked where they are packed, and None; or None and, in words, why they
+    are not those with this MD5 sum."""
+    if not path.is_file():
+        return None, "is not a file"
+    data = path.read_bytes()
+    if path.suffix == ".gz" and data[:2] == b"\x1f\x8b":  # some browsers unpack and keep the name
+        try:
+            data = gzip.decompress(data)
+        except (EOFError, OSError, zlib.error):
+            return None, f"is damaged: its {len(data):,} bytes are not a whole gzip archive"
+    if hashlib.md5(data).hexdigest() != md5:
+        return None, f"is damaged: what it holds is not MNIST's file (MD5 {md5})"
+    return data, None
+
+
+def download(name):
+    """The bytes of one of MNIST's files, unpacked, from the first of torchvision's mirrors that has
+    it whole. Raises Refusal, which says why there is none."""
+    import http.client  # only here, with urllib: most runs find the files on disk
+    import urllib.request
+    for mirror in MNIST.mirrors:
+        url, packed, start = f"{mirror}{name}.gz", bytearray(), time.monotonic()
+        print(f"Downloading {url}", file=sys.stderr, flush=True)
+        try:
+            with urllib.request.urlopen(url, timeout=PATIENCE) as response:
+                while chunk := response.read1(1 << 16):
+                    packed += chunk
+                    if time.monotonic() - start > PATIENCE * (1 + len(packed) / SLOWEST):
+                        raise TimeoutError(f"under {SLOWEST:,} bytes in {PATIENCE} seconds")
+            data = gzip.decompress(packed)
+            if hashlib.md5(data).hexdigest() == MD5[name]:
+                return data
+            failure = "what arrived is not MNIST's"
+        except (OSError, EOFError, zlib.error, http.client.HTTPException, ValueError) as error:
+            failure = " ".join(str(error).split()) or type(error).__name__
+    raise Refusal(f"the download of {name} failed ({failure})")
+
+
+def read_idx(data):
+    """The uint8 tensor in a file of MNIST's IDX format: two zeros, a type, the number of
+    dimensions, the size of each as a big-endian 32-bit integer, then the numbers."""
+    sizes = np.frombuffer(data, ">u4", count=data[3], offset=4).tolist()
+    numbers = np.frombuffer(data, np.uint8, offset=4 + 4 * data[3])
+    return torch.from_numpy(numbers.reshape(sizes).copy())
 
 
 # --- Stand-in digits ---
 
-FONTS = [f"DejaVu Sans{kind}:{weight}:{style}" for kind in ("", " Mono") for weight in ("normal", "bold")
-         for style in ("normal", "oblique")] + [
-    f"{family}:{weight}:{style}" for family in ("DejaVu Serif", "STIXGeneral")
-    for weight in ("normal", "bold") for style in ("normal", "italic")] + ["cmr10", "cmb10", "cmss10", "cmtt10"]
+FONTS = [f"{family}:{weight}:{slant}"
+         for family, slants in [("DejaVu Sans", ("normal", "oblique")),
+                                ("DejaVu Sans Mono", ("normal", "oblique")),
+                                ("DejaVu Serif", ("normal", "italic")),
+                                ("STIXGeneral", ("normal", "italic"))]
+         for weight in ("normal", "bold") for slant in slants]
+FONTS += ["cmr10", "cmb10", "cmss10", "cmtt10"]
 GLYPH = 64  # pixels: glyphs are drawn large, in 46-point type, then shrunk
 
 
@@ -147,7 +170,8 @@ def draw_standin(train=60_000, test=10_000, seed=0):
     count = train + test
     labels = torch.randint(10, (count,), generator=generator)
     variant = torch.randint(len(glyphs) // 10, (count,), generator=generator)
-    angle, shear, width, height = torch.rand(4, count, generator=generator) * 2 - 1
+    random = torch.rand(4, count, generator=generator, dtype=torch.float32)
+    angle, shear, width, height = random * 2 - 1
     angle, shear, width, height = 0.2 * angle, 0.3 * shear, 0.9 + 0.15 * width, 1 + 0.1 * height
     # F.affine_grid wants the map from a point of the result to the one of the glyph, in units of
     # half an image; MNIST's centre of mass lies half a pixel right of and below the middle.
@@ -160,8 +184,10 @@ def draw_standin(train=60_000, test=10_000, seed=0):
     for chunk in torch.arange(count).split(2000):  # bounds the memory
         theta = torch.cat([linear[chunk], offset[chunk]], 2)
         grid = F.affine_grid(theta, (len(chunk), 1, 28, 28), align_corners=False)
-        images[chunk] = F.grid_sample(glyphs[which[chunk]], grid, align_corners=False).squeeze(1).round().byte()
-    return Digits("stand-in digits (not MNIST)", images[:train], labels[:train], images[train:], labels[train:])
+        drawn = F.grid_sample(glyphs[which[chunk]], grid, align_corners=False)
+        images[chunk] = drawn.squeeze(1).round().byte()
+    return Digits("stand-in digits (not MNIST)", images[:train], labels[:train],
+                  images[train:], labels[train:])
 
 
 def draw_glyphs():
@@ -178,9 +204,10 @@ def draw_glyphs():
                 image = Image.new("L", (GLYPH, GLYPH))
                 ImageDraw.Draw(image).text((GLYPH / 2, GLYPH / 2), digit, fill=255, font=font,
                                            anchor="mm", stroke_width=thickness)
-                glyphs.append(pil_to_tensor(image))
-    glyphs = torch.stack(glyphs).float()
-    position = (torch.arange(GLYPH) + 0.5) / GLYPH * 2 - 1
+                glyphs.append(torch.from_numpy(np.array(image, np.float32)))
+    glyphs = torch.stack(glyphs).unsqueeze(1)
+    position = (torch.arange(GLYPH, dtype=torch.float32) + 0.5) / GLYPH * 2 - 1
     ink = glyphs.sum((1, 2, 3))
-    x, y = (glyphs.sum(2).squeeze(1) @ position) / ink, (glyphs.sum(3).squeeze(1) @ position) / ink
+    x = glyphs.sum(2).squeeze(1) @ position / ink
+    y = glyphs.sum(3).squeeze(1) @ position / ink
     return glyphs, torch.stack([x, y], 1)

@@ -1,181 +1,291 @@
 """Pictures: show() for grids of digits, the sheet of what each node learned, the loss curve.
 
-Files are written whole or not at all, and from the same data come out the same to the byte.
+Files are written whole or not at all, and come out the same wherever the same was learned.
 """
 
 import io
 import os
+import sys
 import tempfile
 import textwrap
+import threading
 from pathlib import Path
 
 import matplotlib.colors
 import matplotlib.style
 import numpy as np
 import torch
+import torch.nn.functional as F
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image, ImageChops
+from torchvision.transforms.functional import gaussian_blur
 
+MEAN, STD = 0.1307, 0.3081  # of MNIST's training pixels, which are 0..1 before normalization
+PAPER, INK = (0 - MEAN) / STD, (1 - MEAN) / STD  # what normalization makes of those ends
+WHITE = 1.0  # where tanh, and so the grey scale, ends: PAPER is black, ink above WHITE white too
 DPI = 200
-BLACK, WHITE = -0.4242, 2.8215  # MNIST's blank paper and full ink, normalized: the grey scale's ends
-ORANGE, BLUE, GREY = "#d55e00", "#0072b2", "#777777"  # told apart by the colour-blind too (Okabe and Ito)
+ORANGE, BLUE, GREY = "#d55e00", "#0072b2", "#777777"  # of Okabe and Ito: for the colour-blind too
 MINUS = "\N{MINUS SIGN}"
 STYLE = {"font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8, "axes.edgecolor": GREY,
-         "axes.spines.top": False, "axes.spines.right": False, "xtick.color": GREY, "ytick.color": GREY,
-         "xtick.labelcolor": "black", "ytick.labelcolor": "black", "image.interpolation": "nearest"}
+         "axes.spines.top": False, "axes.spines.right": False, "xtick.color": GREY,
+         "ytick.color": GREY, "xtick.labelcolor": "black", "ytick.labelcolor": "black",
+         "image.interpolation": "nearest"}
+styled = matplotlib.style.context(["default", STYLE])  # a decorator: the user's own style stays out
+
+
+class Refusal(Exception):
+    """Something of the user's that cannot be used; the message says what, and the way out."""
+
+
+# --- Files ---
+
+def check_folder(path):
+    """Make the folder `path` if it is not there; Refusal if it is none, or cannot be written in."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except (FileExistsError, NotADirectoryError):
+        raise Refusal(f"{path} is not a folder: name another one") from None
+    except OSError as error:
+        raise Refusal(f"cannot write in {path} ({error.strerror}): name another folder") from None
 
 
 def write_whole(path, data):
     """Write bytes to `path` so that it holds either all of them or what it held before: to a
-    temporary file beside it, which then takes its name. Raises OSError, a full disk's among them."""
+    temporary file beside it, which then takes its name. Raises OSError, which names `path`."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, 0o644)  # mkstemp's own mode is for its owner alone
-        os.replace(temporary, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
-        os.unlink(temporary)
-        raise OSError(error.errno, error.strerror, str(path)) from None  # names the file, not the temporary one
-    except BaseException:  # Ctrl-C
-        os.unlink(temporary)
-        raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
-def check_folder(path):
-    """Make the folder `path` if it is not there; OSError if it is not one or cannot be written in."""
-    Path(path).mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=path).close()
+def save(figure, path, mode="RGB"):
+    """Save a matplotlib figure as a PNG ("L": a grey one), unless the file shows the same already.
 
-
-def save(figure, path):
-    """Save a matplotlib figure as a PNG. No date or version goes in: equal pictures, equal bytes."""
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
-    write_whole(path, png.getvalue())
-
-
-def show(grid, path=None, title=None):
-    """Save a grid of images as a PNG at `path`, or open a window if there is no path.
-
-    grid is (3, H, W) or (1, H, W), as make_grid gives it, in normalized pixels, drawn on one fixed
-    grey scale that the figure states. Saving needs no display. Raises OSError if it cannot write.
+    Another processor rounds last bits differently, and here and there a pixel by a grey level of
+    256: that is no other picture. Nor is there a date or version in a file.
     """
-    grid = ((grid.detach().cpu().float() - BLACK) / (WHITE - BLACK)).clamp(0, 1).expand(3, -1, -1)
-    height, width = grid.shape[1:]
-    zoom = max(1, round(1200 / width))  # whole screen pixels for each pixel: sharp, none wider
-    wide, tall = max(width * zoom, 900) / DPI, height * zoom / DPI
-    lines = textwrap.wrap(title or "", int(wide * 13.5))
-    top, bottom = 0.1 + 0.17 * len(lines), 0.25
-    size = (wide, tall + top + bottom + 1e-6)  # some versions of matplotlib cut off a pixel's fraction
-    with matplotlib.style.context(["default", STYLE]):
-        if path is None:
-            from matplotlib import pyplot  # only here: it wants a display
-            figure = pyplot.figure(figsize=size)
-        else:
-            figure = Figure(figsize=size)
-        axes = figure.add_axes([0, bottom / size[1], 1, tall / size[1]])
-        axes.imshow(grid.permute(1, 2, 0).numpy())
-        axes.axis("off")
-        figure.text(0.5, 1 - 0.06 / size[1], "\n".join(lines), ha="center", va="top", fontsize=9, linespacing=1.1)
-        figure.text(0.5, 0.07 / size[1], f"grey scale, in normalized pixels: black {BLACK:.2f} (paper) "
-                    f"to white {WHITE:.2f} (ink)".replace("-", MINUS), ha="center", fontsize=7, color=GREY)
-        if path is None:
-            pyplot.show()
-        else:
-            save(figure, path)
+    figure.set_dpi(DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert(mode)
+    if not same_picture(picture, path):
+        png = io.BytesIO()
+        picture.save(png, "PNG", dpi=(DPI, DPI), compress_level=3)
+        write_whole(path, png.getvalue())
+
+
+def same_picture(picture, path):
+    """Whether a file's picture is as large, and no pixel more than 4 levels of 256 off."""
+    try:
+        with Image.open(path) as old:
+            difference = ImageChops.difference(picture, old.convert(picture.mode))
+    except (OSError, SyntaxError):  # there is none yet, or it is damaged: PIL raises either
+        return False
+    return old.size == picture.size and np.max(difference) <= 4
+
+
+# --- Grids of digits ---
+
+def to_grey(pixels, white=WHITE):
+    """Normalized pixels, a tensor of any shape -> 8-bit grey, from PAPER in black to white."""
+    return ((pixels.detach().cpu() - PAPER) / (white - PAPER)).clamp(0, 1).mul(255).round().byte()
 
 
 def framed(images, colour):
     """Images (n, 1, h, w) -> (n, 3, h + 2, w + 2), each in a frame of a matplotlib colour."""
-    rgb = torch.tensor(matplotlib.colors.to_rgb(colour), device=images.device)
-    canvas = (BLACK + (WHITE - BLACK) * rgb).view(1, 3, 1, 1)
-    canvas = canvas.repeat(len(images), 1, images.shape[2] + 2, images.shape[3] + 2)
-    canvas[:, :, 1:-1, 1:-1] = images
+    rgb = torch.tensor(matplotlib.colors.to_rgb(colour)).view(1, 3, 1, 1)
+    canvas = (PAPER + (WHITE - PAPER) * rgb).repeat(len(images), 1, images.shape[2] + 2,
+                                                    images.shape[3] + 2)
+    canvas[:, :, 1:-1, 1:-1] = images.cpu()
     return canvas
 
 
-def plot_nodes(encoder, decoder, top_means, hidden, label_counts, target, path, title):
+@styled
+def show(grid, path=None, title=None):
+    """Save a grid of images as a PNG at `path`, or open a window if there is no path.
+
+    grid is (1, H, W) or (3, H, W), as make_grid gives it: normalized pixels, drawn on one fixed
+    grey scale that the figure states, or 8-bit ones, drawn as they are. Saving needs no display.
+    Raises ValueError for another shape, OSError for a path that cannot be written.
+    """
+    if grid.dim() != 3 or grid.shape[0] not in (1, 3) or not grid.numel():
+        raise ValueError("show() takes a grid of shape (1, H, W) or (3, H, W), as make_grid gives "
+                         f"it, not {tuple(grid.shape)}")
+    pixels = grid.cpu() if grid.dtype == torch.uint8 else to_grey(grid)
+    is_grey = bool((pixels == pixels[0]).all())
+    height, width = pixels.shape[1:]
+    zoom = max(1, round(1200 / width))  # whole screen pixels for each pixel: sharp
+    wide, tall = max(width * zoom, 900) / DPI, height * zoom / DPI
+    lines = textwrap.wrap(title or "", int(wide * 14.5))
+    top, bottom = 0.1 + 0.17 * len(lines), 0.25
+    size = (wide, tall + top + bottom + 1e-6)  # some matplotlibs cut off a fraction of a pixel
+    if path is None:
+        from matplotlib import pyplot  # only here: it wants a display
+        figure = pyplot.figure(figsize=size)
+    else:
+        figure = Figure(figsize=size)
+    axes = figure.add_axes([0, bottom / size[1], 1, tall / size[1]])
+    picture = pixels[0] if is_grey else pixels.permute(1, 2, 0)
+    axes.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=255)
+    axes.axis("off")
+    figure.text(0.5, 1 - 0.06 / size[1], "\n".join(lines), ha="center", va="top", fontsize=9,
+                linespacing=1.1)
+    if grid.dtype != torch.uint8:
+        scale = f"normalized pixels, from {PAPER:.2f} (paper) in black to {WHITE:g}, where tanh " \
+                f"ends, in white; ink is {INK:.2f}"
+        figure.text(0.5, 0.07 / size[1], scale.replace("-", MINUS), ha="center", fontsize=7,
+                    color=GREY)
+    if path is not None:
+        save(figure, path, "L" if is_grey else "RGB")
+    elif pyplot.get_backend().lower() in ("agg", "cairo", "pdf", "pgf", "ps", "svg", "template"):
+        pyplot.close(figure)
+        print("show(): there is no display to open a window on. show(grid, 'grid.png') saves the "
+              "picture instead.", file=sys.stderr)
+    else:
+        pyplot.show()
+
+
+# --- What the nodes learned ---
+
+TILE, ROW = 168, 192  # in a figure's pixels: a 28-pixel picture at six times its size, and its row
+
+
+@styled
+def plot_nodes(encoder, decoder, hidden, target, images, labels, tops, path, about):
     """Save one sheet with a row for each of k hidden nodes.
 
-    encoder, decoder: their weights (k, 28, 28). top_means: the mean (k, 28, 28) of the images that
-    activate each most, in normalized pixels. hidden: their activations (n, k) for all the images.
-    label_counts: how many of those top images are of each digit, (k, 10). target: the mean
-    activation that the sparsity penalty asks for.
+    encoder, decoder: their weights, (k or more, 784). hidden: their activations (n, k) for `images`
+    (n, 1, 28, 28), normalized. target: the mean activation that the sparsity penalty asks for.
+    labels: the images' digits, (n,). tops: for each node, the indices of its favourite images.
     """
-    encoder, decoder, top_means, hidden, label_counts = (
-        tensor.cpu().numpy() for tensor in (encoder, decoder, top_means, hidden, label_counts))
-    columns = [("encoder weights", encoder, "RdBu_r", -abs(encoder).max(), abs(encoder).max()),
-               ("decoder weights", decoder, "RdBu_r", -abs(decoder).max(), abs(decoder).max()),
-               ("mean of its top 100", top_means, "gray", BLACK, WHITE)]
-    bins = np.linspace(0, 1, 51)
-    shares = [np.histogram(activation, bins)[0] / len(activation) for activation in hidden.T]
-    tallest = max(share.max() for share in shares)
-    with matplotlib.style.context(["default", STYLE]):
-        height = 0.95 * len(encoder) + 1.35
-        figure = Figure(figsize=(9, height))
-        axes = figure.subplots(len(encoder), 5, squeeze=False, gridspec_kw=dict(
-            width_ratios=[1, 1, 1, 2.3, 2.3], wspace=0.2, hspace=0.3,
-            left=0.115, right=0.985, top=1 - 0.6 / height, bottom=0.75 / height))
-        figure.text(0.012, 1 - 0.12 / height, title, fontsize=10, va="top")
-        for column, (heading, pictures, colours, low, high) in enumerate(columns):
-            axes[0, column].set_title(heading)
-            for ax, picture in zip(axes[:, column], pictures):
-                drawn = ax.imshow(picture, cmap=colours, vmin=low, vmax=high)
-                ax.set(xticks=[], yticks=[])
-                ax.spines[:].set_visible(False)
-            box = axes[-1, column].get_position()
-            bar = figure.add_axes([box.x0, 0.52 / height, box.width, 0.08 / height])
-            figure.colorbar(drawn, cax=bar, orientation="horizontal",
-                            label="normalized pixel" if colours == "gray" else "weight")
-            bar.set_xticks([low, high], [f"{tick:.2f}".replace("-", MINUS) for tick in (low, high)], fontsize=7)
-            for label, align in zip(bar.get_xticklabels(), ("left", "right")):
-                label.set_horizontalalignment(align)
-        axes[0, 3].set_title("how often it fires, and how strongly")
-        axes[0, 4].set_title("digits among its top 100")
-        for node, (name, fires, counts) in enumerate(axes[:, [0, 3, 4]]):
-            mean = hidden[:, node].mean()
-            name.set_ylabel(f"node {node}", rotation=0, ha="right", va="center", fontsize=10)
-            fires.bar(bins[:-1], shares[node], width=0.02, align="edge", color=GREY)
-            fires.axvline(target, color=BLUE, linestyle="--", linewidth=1.2)
-            fires.axvline(mean, color=ORANGE, linewidth=1.2)
-            side, align = (0.015, "left") if mean < 0.7 else (-0.015, "right")  # of the line: where there is room
-            fires.text(mean + side, 0.97 * tallest, f"mean {mean:.2f}", color=ORANGE, va="top", ha=align)
-            fires.set(xlim=(-0.01, 1.01), ylim=(0, 1.02 * tallest), xticks=[0, 0.25, 0.5, 0.75, 1], yticks=[])
-            bars = counts.bar(range(10), label_counts[node], color=GREY)
-            counts.bar_label(bars, [count or "" for count in label_counts[node]], fontsize=7)
-            counts.set(xticks=range(10), yticks=[], ylim=(0, 112))
-            for ax in (fires, counts):
-                ax.spines["left"].set_visible(False)
-                ax.tick_params(labelsize=7, pad=1.5, length=2)
-        axes[-1, 3].set_xlabel(f"activation over all {len(hidden):,} images\n(bars: share of them, one scale for all rows;\n"
-                               f"orange: mean; blue, dashed: target {target})")
-        axes[-1, 4].set_xlabel("digit (number above: images of it)")
+    nodes = hidden.shape[1]
+    encoder, decoder = (weights.detach().cpu()[:nodes].reshape(nodes, 1, 28, 28)
+                        for weights in (encoder, decoder))
+    smooth = gaussian_blur(encoder, kernel_size=9, sigma=1.5)  # as they are, they look like noise
+    lines = textwrap.wrap(f"What each hidden node responds to. {about}", 125)
+    top, bottom, wide = 80 + 34 * len(lines), 110, 1800
+    tall = top + nodes * ROW + bottom
+    figure = Figure(figsize=(wide / DPI, tall / DPI))
+    figure.text(0.01, 1 - 16 / tall, "\n".join(lines), fontsize=9, va="top")
+
+    def column(left, width, heading, below):
+        """Axes for one column of the sheet, in which node i's row is from y = i down to i + 1."""
+        axes = figure.add_axes([left / wide, bottom / tall, width / wide, nodes * ROW / tall])
+        axes.set(ylim=(nodes, 0), yticks=[], title=heading)
+        axes.spines[:].set_visible(False)
+        figure.text((left + width / 2) / wide, (bottom - 45) / tall, below, ha="center", va="top",
+                    fontsize=7.5)
+        return axes
+
+    def scale(weights):
+        return f"blue {MINUS}{weights.abs().max():.2f}\nto red +{weights.abs().max():.2f}"
+
+    means = torch.stack([images[top].mean(0) for top in tops])
+    names = column(200, TILE, "encoder weights,\nsmoothed", scale(smooth))
+    for node in range(nodes):
+        names.text(-0.12, node + 0.5, f"node {node}", ha="right", va="center", fontsize=10)
+    draw_tiles(names, in_colours(smooth))
+    draw_tiles(column(410, TILE, "decoder\nweights", scale(decoder)), in_colours(decoder))
+    draw_tiles(column(620, TILE, "mean of its\ntop 100", "paper black,\nink white"),
+               to_grey(means, white=INK).expand(-1, 3, -1, -1))
+    draw_histograms(column(860, 430, "how often it fires, and how strongly",
+                           f"activation over all {len(hidden):,} images\n"
+                           f"(orange: mean; blue: target {target:g})"), hidden, target)
+    draw_counts(column(1350, 430, "digits among its top 100", "digit, and how many images of it"),
+                torch.stack([labels[top].bincount(minlength=10) for top in tops]))
     save(figure, path)
 
 
+def in_colours(weights):
+    """Weights (k, 1, h, w) -> 8-bit (k, 3, h, w): red above 0, blue below, all on one scale."""
+    scaled = weights[:, 0].numpy() / (2 * weights.abs().max().item()) + 0.5
+    colours = matplotlib.colormaps["RdBu_r"](scaled, bytes=True)[..., :3]
+    return torch.from_numpy(colours).movedim(3, 1)
+
+
+def draw_tiles(axes, pictures):
+    """Draw 8-bit pictures (k, 3, 28, 28), one to a row, with white between them."""
+    gap = (ROW - TILE) * 28 // TILE // 2  # in pixels of the pictures, above and below each
+    rows = F.pad(pictures, (0, 0, gap, gap), value=255).permute(0, 2, 3, 1)
+    axes.imshow(rows.flatten(0, 1).numpy(), extent=(0, 1, len(pictures), 0), aspect="auto")
+    axes.set_xticks([])
+
+
+def draw_histograms(axes, hidden, target):
+    """Draw the distribution of each of k nodes' activations (n, k), its mean and the target."""
+    edges = np.linspace(0, 1, 51)
+    shares = np.stack([np.histogram(activation, edges)[0] for activation in hidden.t().numpy()])
+    heights = to_pixels(shares / shares.max())
+    means = hidden.mean(0, dtype=torch.float64).numpy().round(2)
+    for node, (height, mean) in enumerate(zip(heights, means)):
+        axes.stairs(node + 0.94 - height, edges, baseline=node + 0.94, fill=True, color=GREY)
+        axes.plot([0, 1], [node + 0.94] * 2, color=GREY, linewidth=0.5)
+        axes.plot([mean] * 2, [node + 0.1, node + 0.94], color=ORANGE, linewidth=1.2)
+        side, align = (0.015, "left") if mean < 0.7 else (-0.015, "right")  # where there is room
+        axes.text(mean + side, node + 0.1, f"mean {mean:.2f}", color=ORANGE, va="top", ha=align)
+    axes.vlines([target] * len(means), np.arange(len(means)) + 0.1, np.arange(len(means)) + 0.94,
+                color=BLUE, linestyle="--", linewidth=1)
+    axes.set(xlim=(-0.01, 1.01), xticks=[0, 0.25, 0.5, 0.75, 1])
+
+
+def draw_counts(axes, counts):
+    """Draw how many of each node's top images are of each digit, (k, 10)."""
+    nodes, digits = np.divmod(np.arange(counts.numel()), 10)
+    counts = counts.flatten().numpy()
+    heights = to_pixels(counts / 100)
+    axes.bar(digits, -heights, bottom=nodes + 0.94, color=GREY)
+    for digit, node, height, count in zip(digits, nodes, heights, counts):
+        if count:
+            axes.text(digit, node + 0.92 - height, count, ha="center", va="bottom", fontsize=7)
+    axes.hlines(np.unique(nodes) + 0.94, -0.5, 9.5, color=GREY, linewidth=0.5)
+    axes.set(xlim=(-0.6, 9.6), xticks=range(10))
+
+
+def to_pixels(share):
+    """A bar's height in rows, at most 0.75, in whole pixels: last bits of a float must not show."""
+    return np.round(share * 0.75 * ROW) / ROW
+
+
+# --- The losses ---
+
+@styled
 def save_losses(history, folder, about, references):
     """Save loss.png and losses.csv into `folder`. history is a list of (loss, mse), one an epoch;
     references, a dict {epoch: loss}, is marked beside them."""
-    rows = "".join(f"{epoch},{loss:.6f},{mse:.6f},{loss - mse:.6f}\n" for epoch, (loss, mse) in enumerate(history, 1))
-    write_whole(Path(folder) / "losses.csv", ("epoch,loss,mse,weighted_penalty\n" + rows).encode())
+    rows = "".join(f"{epoch},{loss:.6f},{mse:.6f},{loss - mse:.6f}\n"
+                   for epoch, (loss, mse) in enumerate(history, 1))
+    write_whole(folder / "losses.csv", ("epoch,loss,mse,weighted_penalty\n" + rows).encode())
     epochs = range(1, len(history) + 1)
-    losses, mses = zip(*history)
-    with matplotlib.style.context(["default", STYLE]):
-        figure = Figure(figsize=(6, 3.7))
-        upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw=dict(
-            height_ratios=[2.2, 1], left=0.12, right=0.97, top=0.88, bottom=0.12, hspace=0.15))
-        figure.text(0.02, 0.975, f"Training loss and its two parts. {about}", fontsize=10, va="top")
-        upper.plot(epochs, losses, color=ORANGE, marker="o", markersize=3, label="loss: MSE + weighted penalty")
-        upper.plot(epochs, mses, color=BLUE, linestyle="--", linewidth=1, label="MSE alone")
-        if references:
-            upper.plot(*zip(*references.items()), "kx", markersize=7, label="the assignment sheet's loss")
-            for epoch, loss in references.items():
-                upper.annotate(f"{loss:.4f}", (epoch, loss), (0, 8), textcoords="offset points", ha="center")
-        upper.set_ylabel("mean over the epoch's batches")
-        upper.legend(frameon=False)
-        lower.plot(epochs, [loss - mse for loss, mse in history], color=GREY, marker="o", markersize=3)
-        lower.set(xlabel="epoch", ylabel="weighted penalty", ylim=(0, None))
-        lower.xaxis.get_major_locator().set_params(integer=True)
-    save(figure, Path(folder) / "loss.png")
+    losses, mses = np.array(history).round(6).T
+    lines = textwrap.wrap(f"Training loss and its two parts. {about}", 85)
+    figure = Figure(figsize=(6, 3.7 + 0.16 * len(lines)))
+    height = figure.get_size_inches()[1]
+    upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw=dict(
+        height_ratios=[2.2, 1], left=0.12, right=0.97, top=1 - (0.2 + 0.16 * len(lines)) / height,
+        bottom=0.12, hspace=0.15))
+    figure.text(0.02, 1 - 0.08 / height, "\n".join(lines), fontsize=9, va="top")
+    upper.plot(epochs, losses, "o-", color=ORANGE, markersize=5,
+               label="loss: MSE + weighted penalty")
+    upper.plot(epochs, mses, "s--", color=BLUE, markersize=3, markerfacecolor="white", linewidth=1,
+               label="MSE alone")
+    if references:
+        upper.plot(*zip(*references.items()), "kx", markersize=8, label="the sheet's loss")
+        for epoch, loss in references.items():
+            upper.annotate(f"{loss:.4f}", (epoch, loss), (0, 8), textcoords="offset points",
+                           ha="center")
+    upper.set_ylabel("mean over the epoch's batches")
+    upper.legend(frameon=False)
+    lower.plot(epochs, losses - mses, color=GREY, marker="o", markersize=3)
+    lower.set(xlabel="epoch", ylabel="weighted penalty", ylim=(0, None),
+              xlim=(0.5, len(history) + 0.5))
+    lower.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    save(figure, folder / "loss.png")

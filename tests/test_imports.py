@@ -1,3 +1,5 @@
+"""What the sheet and the design ask of the code itself."""
+
 import ast
 import sys
 import unittest
@@ -5,15 +7,16 @@ import unittest
 from tests import ROOT
 
 ALLOWED = {"torch", "torchvision", "numpy", "pandas", "matplotlib", "PIL"}
+FILES = [path for path in ROOT.rglob("*.py")
+         if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)]
 
 
-class Imports(unittest.TestCase):
+class Code(unittest.TestCase):
     def test_only_the_sheets_libraries(self):
-        files = [path for path in ROOT.rglob("*.py") if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)]
-        own = {path.stem for path in files} | {"tests"}
-        self.assertGreater(len(files), 8)
-        for path in files:
-            for node in ast.walk(ast.parse(path.read_text())):
+        own = {path.stem for path in FILES} | {"tests"}
+        self.assertGreater(len(FILES), 8)
+        for path in FILES:
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
                 if isinstance(node, ast.Import):
                     names = [alias.name for alias in node.names]
                 elif isinstance(node, ast.ImportFrom):
@@ -23,3 +26,9 @@ class Imports(unittest.TestCase):
                 for name in names:
                     self.assertIn(name.split(".")[0], ALLOWED | own | sys.stdlib_module_names,
                                   f"{path.relative_to(ROOT)}, line {node.lineno}")
+
+    def test_it_can_be_read_in_one_sitting(self):
+        self.assertLessEqual(len((ROOT / "codelet7.py").read_text("utf-8").splitlines()), 260)
+        for path in FILES:
+            for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+                self.assertLessEqual(len(line), 100, f"{path.relative_to(ROOT)}, line {number}")

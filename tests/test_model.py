@@ -1,17 +1,22 @@
+"""The autoencoder, its penalty and its loss, against independent oracles."""
+
+import inspect
 import math
 import unittest
+from unittest import mock
 
 import torch
-import torch.nn.functional as F
 from torch.distributions import Bernoulli, kl_divergence
 
+import codelet7
 from codelet7 import RHO, SparseAutoencoder
 
 
 class Model(unittest.TestCase):
     def test_shapes_and_ranges(self):
-        for inputDims, hDims, batch in [(784, 10, 64), (784, 10, 1), (6, 3, 5), (4, 9, 2), (1, 1, 1)]:
-            hidden, reconstruction = SparseAutoencoder(inputDims, hDims)(10 * torch.randn(batch, inputDims))
+        for inputDims, hDims, batch in [(784, 10, 64), (784, 10, 1), (6, 3, 5), (4, 9, 2)]:
+            model = SparseAutoencoder(inputDims, hDims)
+            hidden, reconstruction = model(10 * torch.randn(batch, inputDims))
             self.assertEqual(hidden.shape, (batch, hDims))
             self.assertEqual(reconstruction.shape, (batch, inputDims))
             self.assertTrue(((hidden >= 0) & (hidden <= 1)).all())
@@ -25,9 +30,11 @@ class Model(unittest.TestCase):
     def test_forward_is_sigmoid_then_tanh_of_linear_layers(self):
         model, x = SparseAutoencoder(7, 3), torch.randn(5, 7)
         hidden, reconstruction = model(x)
-        expected = 1 / (1 + torch.exp(-(x @ model.encoder.weight.t() + model.encoder.bias)))
+        encoder, decoder = model.encoder, model.decoder
+        expected = 1 / (1 + torch.exp(-(x @ encoder.weight.t() + encoder.bias)))
         torch.testing.assert_close(hidden, expected)
-        torch.testing.assert_close(reconstruction, torch.tanh(expected @ model.decoder.weight.t() + model.decoder.bias))
+        torch.testing.assert_close(reconstruction,
+                                   torch.tanh(expected @ decoder.weight.t() + decoder.bias))
 
     def test_xavier_weights_and_zero_biases(self):
         model = SparseAutoencoder(784, 10)
@@ -35,16 +42,18 @@ class Model(unittest.TestCase):
         for linear in (model.encoder, model.decoder):
             self.assertLessEqual(linear.weight.abs().max(), bound)
             self.assertGreater(linear.weight.abs().max(), 0.99 * bound)
-            self.assertAlmostEqual(linear.weight.std().item(), bound / math.sqrt(3), delta=0.02 * bound)
+            self.assertAlmostEqual(linear.weight.std().item(), bound / math.sqrt(3),
+                                   delta=0.02 * bound)
             self.assertEqual(linear.bias.abs().max(), 0)
 
 
 class Penalty(unittest.TestCase):
-    penalty = staticmethod(SparseAutoencoder.batched_sparsity_penalty)
+    penalty = SparseAutoencoder(784, 3).batched_sparsity_penalty
 
     def test_the_sheets_example(self):
         hidden = torch.tensor([[.3, 0, .1], [.2, 0, .2], [.5, 0, .1], [.5, 0, .3], [.5, 0, .3]])
         self.assertEqual(f"{self.penalty(hidden):.4f}", "1.1490")
+        self.assertEqual(str(self.penalty(hidden)), "tensor(1.1490)")  # as its docstring prints it
 
     def test_nodes_that_never_or_always_fire(self):
         for batch in [*range(1, 200), 1000, 4099]:
@@ -53,7 +62,8 @@ class Penalty(unittest.TestCase):
                     hidden = torch.full((batch, hDims), value, requires_grad=True)
                     penalty = self.penalty(hidden)
                     penalty.backward()
-                    self.assertAlmostEqual(penalty.item() / hDims, each, delta=6e-5, msg=f"{value}, batch of {batch}")
+                    self.assertAlmostEqual(penalty.item() / hDims, each, delta=6e-5,
+                                           msg=f"{value}, batch of {batch}")
                     self.assertTrue(hidden.grad.isfinite().all())
 
     def test_the_two_edges_side_by_side(self):
@@ -65,32 +75,52 @@ class Penalty(unittest.TestCase):
         for batch, hDims in [(1, 1), (1, 10), (64, 10), (33, 200)]:
             for dtype, tolerance in ((torch.float64, 1e-6), (torch.float32, 1e-5)):
                 hidden = torch.rand(batch, hDims, generator=generator, dtype=dtype)
-                oracle = kl_divergence(Bernoulli(torch.tensor(RHO, dtype=dtype)), Bernoulli(hidden.mean(0))).sum()
-                torch.testing.assert_close(self.penalty(hidden), oracle, rtol=tolerance, atol=tolerance)
+                target = Bernoulli(torch.tensor(RHO, dtype=dtype))
+                oracle = kl_divergence(target, Bernoulli(hidden.mean(0))).sum()
+                torch.testing.assert_close(self.penalty(hidden), oracle,
+                                           rtol=tolerance, atol=tolerance)
 
     def test_is_zero_at_the_target(self):
-        self.assertAlmostEqual(self.penalty(torch.full((8, 10), RHO, dtype=torch.float64)).item(), 0, places=12)
+        hidden = torch.full((8, 10), RHO, dtype=torch.float64)
+        self.assertAlmostEqual(self.penalty(hidden).item(), 0, places=12)
+
+    def test_the_sheets_words_are_in_the_code(self):
+        code = inspect.getsource(SparseAutoencoder.batched_sparsity_penalty)
+        for words in ("torch.clamp(", "1e-8, 1 - 1e-8", "RHO * torch.log(RHO / rho_hat) + "
+                      "(1 - RHO) * torch.log((1 - RHO) / (1 - rho_hat))"):
+            self.assertIn(words, code)
 
 
 class Loss(unittest.TestCase):
     def test_is_mse_over_pixels_and_batch_plus_weighted_penalty(self):
         x, reconstruction, hidden = torch.randn(6, 1, 4, 4), torch.randn(6, 16), torch.rand(6, 3)
-        mse = sum((a - b) ** 2 for a, b in zip(x.flatten().tolist(), reconstruction.flatten().tolist())) / (6 * 16)
-        penalty = SparseAutoencoder.batched_sparsity_penalty(hidden).item()
+        pairs = zip(x.flatten().tolist(), reconstruction.flatten().tolist())
+        mse = sum((a - b) ** 2 for a, b in pairs) / (6 * 16)
         for arguments, weight in (((), 1e-4), ((0.5,), 0.5), ((0,), 0)):
-            loss = SparseAutoencoder.loss_function(x, reconstruction, hidden, *arguments)
+            model = SparseAutoencoder(16, 3, *arguments)
+            loss = model.loss_function(x, reconstruction, hidden)
             self.assertEqual(loss.dim(), 0)
+            penalty = model.batched_sparsity_penalty(hidden).item()
             self.assertAlmostEqual(loss.item(), mse + weight * penalty, places=5)
+            self.assertAlmostEqual(model.mse.item(), mse, places=5)
+
+    def test_constants_changed_by_hand_count(self):
+        x, reconstruction, hidden = torch.zeros(2, 4), torch.zeros(2, 4), torch.full((2, 3), 0.5)
+        with mock.patch.object(codelet7, "SPARSITY_WEIGHT", 1000):
+            model = SparseAutoencoder(4, 3)
+            self.assertGreater(model.loss_function(x, reconstruction, hidden), 1000)
+        with mock.patch.object(codelet7, "RHO", 0.5):
+            self.assertEqual(model.loss_function(x, reconstruction, hidden), 0)
 
     def test_gradients(self):
-        model = SparseAutoencoder(6, 3).double()
+        model = SparseAutoencoder(6, 3, sparsity_weight=0.1).double()
         x = torch.randn(4, 6, dtype=torch.float64)
 
         def loss(*parameters):
             named = dict(zip(dict(model.named_parameters()), parameters))
             hidden, reconstruction = torch.func.functional_call(model, named, x)
-            return model.loss_function(x, reconstruction, hidden, 0.1)
+            return model.loss_function(x, reconstruction, hidden)
 
         self.assertTrue(torch.autograd.gradcheck(loss, tuple(model.parameters())))
         hidden = torch.rand(4, 3, dtype=torch.float64, requires_grad=True)
-        self.assertTrue(torch.autograd.gradcheck(SparseAutoencoder.batched_sparsity_penalty, hidden))
+        self.assertTrue(torch.autograd.gradcheck(model.batched_sparsity_penalty, hidden))

@@ -1,7 +1,10 @@
+"""The data loader, the sheet's snippet, and training against a plain loop."""
+
 import contextlib
 import io
 
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 from torchvision import transforms
 from torchvision.utils import make_grid
 
@@ -13,7 +16,8 @@ from tests import TestCase, draw_few
 class Data(TestCase):
     def test_the_sheets_snippet(self):
         data = draw_few()
-        train_dataloader = codelet7.make_dataloader(codelet7.normalize(data.images), data.labels)
+        images = codelet7.normalize(data.images)
+        train_dataloader = codelet7.make_dataloader(images, data.labels, 64, 0)
         batch = next(iter(train_dataloader))
         images, _ = batch
         g = [image for image in images]
@@ -22,6 +26,16 @@ class Data(TestCase):
         self.assertEqual(grid.shape, (3, 4 * 30 + 2, 16 * 30 + 2))
         utils.show(grid, self.folder / "batch.png")
         self.assertTrue((self.folder / "batch.png").exists())
+
+    def test_it_is_a_plain_loader_of_a_plain_data_set(self):
+        data = draw_few()
+        images = codelet7.normalize(data.images)
+        train_dataloader = codelet7.make_dataloader(images, data.labels, 64, 0)
+        self.assertIs(type(train_dataloader), DataLoader)
+        self.assertEqual(len(train_dataloader.dataset), 1000)
+        image, label = train_dataloader.dataset[7]
+        self.assertTrue(torch.equal(image, images[7]))
+        self.assertEqual(label, data.labels[7])
 
     def test_every_image_once_an_epoch_with_its_label(self):
         images = torch.arange(1000.0).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
@@ -39,13 +53,20 @@ class Data(TestCase):
         again = codelet7.make_dataloader(images, torch.arange(1000), batch_size=64, seed=3)
         self.assertTrue(torch.equal(torch.cat([label for _, label in again]), epochs[0]))
 
+    def test_every_image_once_an_epoch_with_workers_too(self):
+        loader = codelet7.make_dataloader(torch.zeros(200, 1, 2, 2), torch.arange(200), 64, 0)
+        loader = DataLoader(loader.dataset, sampler=loader.sampler, batch_size=None, num_workers=2)
+        labels = torch.cat([label for _, label in loader])
+        self.assertTrue(torch.equal(labels.sort().values, torch.arange(200)))
+
     def test_normalize_is_torchvisions_ToTensor_and_Normalize(self):
         images = draw_few().images[:50]
-        transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
+        transform = transforms.Compose([transforms.ToTensor(),
+                                        transforms.Normalize((0.1307,), (0.3081,))])
         expected = torch.stack([transform(image.numpy()) for image in images])
         torch.testing.assert_close(codelet7.normalize(images), expected, rtol=0, atol=1e-6)
-        self.assertAlmostEqual(expected.min().item(), utils.BLACK, delta=1e-4)
-        self.assertAlmostEqual(expected.max().item(), utils.WHITE, delta=1e-4)
+        self.assertAlmostEqual(expected.min().item(), utils.PAPER, places=5)
+        self.assertAlmostEqual(expected.max().item(), utils.INK, places=5)
 
 
 class Training(TestCase):
@@ -56,16 +77,16 @@ class Training(TestCase):
 
     def train(self, seed=0, weight=1e-4, epochs=2):
         torch.manual_seed(seed)
-        model = codelet7.SparseAutoencoder(784, 10)
-        loader = codelet7.make_dataloader(self.images, self.labels, seed=seed)
+        model = codelet7.SparseAutoencoder(784, 10, weight)
+        loader = codelet7.make_dataloader(self.images, self.labels, 64, seed)
         with contextlib.redirect_stdout(io.StringIO()):
-            return codelet7.train(model, loader, epochs, 1e-3, weight)
+            return codelet7.train(model, loader, epochs, 1e-3)
 
     def test_is_plain_adam_on_the_mean_loss_of_the_batches(self):
         torch.manual_seed(0)
         model = codelet7.SparseAutoencoder(784, 10)
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-        loader = codelet7.make_dataloader(self.images, self.labels, seed=0)
+        loader = codelet7.make_dataloader(self.images, self.labels, 64, 0)
         for loss, mse in self.train(weight=0.1):
             losses, mses = [], []
             for x, _ in loader:
@@ -78,6 +99,12 @@ class Training(TestCase):
             self.assertAlmostEqual(loss, torch.stack(losses).mean().item(), places=5)
             self.assertAlmostEqual(mse, torch.stack(mses).mean().item(), places=5)
 
+    def test_the_mse_is_measured_however_large_the_penalty(self):
+        (_, free), = self.train(weight=0, epochs=1)
+        (_, dear), = self.train(weight=1e7, epochs=1)  # nearly all of the loss is its penalty
+        self.assertGreater(dear, free)
+        self.assertLess(dear, 1.5)  # as a difference of two large losses it would be off by more
+
     def test_the_seed_decides_the_result(self):
         self.assertEqual(self.train(seed=1), self.train(seed=1))
         self.assertNotEqual(self.train(seed=1), self.train(seed=2))
@@ -86,10 +113,21 @@ class Training(TestCase):
         losses = [loss for loss, _ in self.train(epochs=5)]
         self.assertEqual(losses, sorted(losses, reverse=True))
 
-    def test_evaluate_is_the_mean_over_batches_in_order(self):
+    def test_evaluate_is_the_loss_of_all_images_at_once(self):
+        model = codelet7.SparseAutoencoder(784, 10, 0.1)
+        hidden, reconstruction = model(self.images)
+        mse = (reconstruction - self.images.flatten(1)).square().mean()
+        expected = mse + 0.1 * model.batched_sparsity_penalty(hidden)
+        self.assertAlmostEqual(codelet7.evaluate(model, self.images), expected.item(), places=5)
+        shuffled = self.images[torch.randperm(len(self.images))]
+        self.assertAlmostEqual(codelet7.evaluate(model, shuffled), expected.item(), places=5)
+
+    def test_what_cannot_be_trained_on_is_said(self):
         model = codelet7.SparseAutoencoder(784, 10)
-        parts = []
-        for x in (self.images[:400], self.images[400:800], self.images[800:]):
-            hidden, reconstruction = model(x)
-            parts.append(model.loss_function(x, reconstruction, hidden, 0.1).item())
-        self.assertAlmostEqual(codelet7.evaluate(model, self.images, 400, 0.1), sum(parts) / 3, places=5)
+        spoilt = self.images.clone()
+        spoilt[500, 0, 14, 14] = torch.nan
+        with self.assertRaisesRegex(FloatingPointError, "nan in epoch 1.* some pixels"):
+            codelet7.train(model, codelet7.make_dataloader(spoilt, self.labels, 64, 0), 1, 1e-3)
+        for nothing in ([], DataLoader(TensorDataset(spoilt[:0], self.labels[:0]))):
+            with self.assertRaisesRegex(ValueError, "no images"):
+                codelet7.train(model, nothing, 1, 1e-3)

@@ -1,0 +1,91 @@
+"""What stands around a run: what flags may be, trouble said in one line, Ctrl-C, odd consoles."""
+
+import argparse
+import contextlib
+import math
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+from utils import Refusal
+
+
+def number(kind, least, most=math.inf):
+    """An argparse type: a finite number of `kind`, int or float, from `least` to `most`."""
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not (least <= value <= most and value < math.inf):
+            wanted = "a whole number" if kind is int else "a number"
+            limit = f"to {most}" if most < math.inf else "up"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted} from {least} {limit}")
+        return value
+    return parse
+
+
+def folder(text):
+    """An argparse type: a path, in which ~ is the user's home."""
+    return Path(os.path.expanduser(text))
+
+
+def device(name):
+    """An argparse type: a torch device that can compute in double precision here. "auto" is a GPU
+    if there is one that can; if it cannot, that is said on stderr, and it is the CPU."""
+    chosen = name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.ones(1, dtype=torch.float64, device=chosen).exp().item()
+    except Exception as error:  # of many kinds: an unknown name, a dead driver
+        reason = f"cannot compute here: {str(error).strip().partition(chr(10))[0]}"
+        if name != "auto":
+            raise argparse.ArgumentTypeError(f"{name!r} {reason}. 'cpu' always can") from None
+        print(f"The GPU {reason}. Going on with the CPU.", file=sys.stderr, flush=True)
+        chosen = "cpu"
+    return torch.device(chosen)
+
+
+@contextlib.contextmanager
+def errors_in_one_line():
+    """Trouble that a user can do something about ends the program with one line on stderr and
+    exit code 1; anything else is a mistake of ours and keeps its traceback."""
+    try:
+        yield
+    except BrokenPipeError:  # whoever reads our output has seen enough, as `head` does
+        discard_output()
+        sys.exit(1)
+    except OSError as error:
+        if error.filename is None:  # print() names no file
+            error.filename = "standard output"
+            discard_output()
+        problem = error
+    except (Refusal, FloatingPointError) as error:
+        problem = error
+    except (MemoryError, RuntimeError) as error:  # the CPU's: a RuntimeError of torch's
+        if isinstance(error, RuntimeError) and "alloc" not in str(error).lower():
+            raise
+        problem = "out of memory: a smaller --batch-size or --hidden-dims needs less"
+    else:
+        return
+    sys.exit(f"codelet7.py: error: {problem}")
+
+
+def discard_output():
+    """Send what is still in standard output's buffer nowhere: at exit it would fail once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def prepare():
+    """For a program of its own, not for a notebook: Ctrl-C ends it with one line and exit code
+    130, and a console that lacks a letter gets its code instead of ending the run."""
+    def interrupted(*_):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C has nothing left to end
+        print("\ncodelet7.py: interrupted", file=sys.stderr)
+        raise SystemExit(130)
+
+    signal.signal(signal.SIGINT, interrupted)
+    if hasattr(sys.stdout, "reconfigure"):  # not if it is closed, nor in IDLE
+        sys.stdout.reconfigure(errors="backslashreplace")
