@@ -48,7 +48,8 @@ def check_folder(path):
     except (FileExistsError, NotADirectoryError):
         raise Refusal(f"{path} is not a folder: name another one") from None
     except OSError as error:
-        raise Refusal(f"cannot write in {path} ({error.strerror}): name another folder") from None
+        reason = f"{path} cannot be written in ({error.strerror})"
+        raise Refusal(f"{reason}: name another folder") from None
 
 
 def write_whole(path, data):
