@@ -1,11 +1,13 @@
-"""What stands around a run: what flags may be, trouble said in one line, Ctrl-C, odd consoles."""
+"""The command line's edges: checks of flags, trouble said in one line, Ctrl-C, odd consoles."""
 
 import argparse
 import contextlib
 import math
 import os
+import re
 import signal
 import sys
+import textwrap
 from pathlib import Path
 
 import torch
@@ -28,22 +30,23 @@ def number(kind, least, most=math.inf):
     return parse
 
 
-def folder(text):
+def user_path(text):
     """An argparse type: a path, in which ~ is the user's home."""
     return Path(os.path.expanduser(text))
 
 
-def device(name):
+def usable_device(name):
     """An argparse type: a torch device that can compute in double precision here. "auto" is a GPU
     if there is one that can; if it cannot, that is said on stderr, and it is the CPU."""
     chosen = name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.ones(1, dtype=torch.float64, device=chosen).exp().item()
+        one = torch.ones(1, 1, dtype=torch.float64, device=chosen)
+        (one.exp() @ one).item()
     except Exception as error:  # of many kinds: an unknown name, a dead driver
-        reason = f"cannot compute here: {str(error).strip().partition(chr(10))[0]}"
+        reason = f"cannot compute here ({textwrap.shorten(str(error), 120)})"
         if name != "auto":
-            raise argparse.ArgumentTypeError(f"{name!r} {reason}. 'cpu' always can") from None
-        print(f"The GPU {reason}. Going on with the CPU.", file=sys.stderr, flush=True)
+            raise argparse.ArgumentTypeError(f"{name!r} {reason}; cpu always can") from None
+        print(f"The GPU {reason}: going on with the CPU.", file=sys.stderr, flush=True)
         chosen = "cpu"
     return torch.device(chosen)
 
@@ -58,14 +61,14 @@ def errors_in_one_line():
         discard_output()
         sys.exit(1)
     except OSError as error:
-        if error.filename is None:  # print() names no file
+        if error.errno and not error.filename:  # print() names no file
             error.filename = "standard output"
             discard_output()
         problem = error
     except (Refusal, FloatingPointError) as error:
         problem = error
     except (MemoryError, RuntimeError) as error:  # the CPU's: a RuntimeError of torch's
-        if isinstance(error, RuntimeError) and "alloc" not in str(error).lower():
+        if not isinstance(error, MemoryError) and not re.search("alloc|out of mem", str(error), re.I):
             raise
         problem = "out of memory: a smaller --batch-size or --hidden-dims needs less"
     else:
@@ -80,7 +83,7 @@ def discard_output():
 
 def prepare():
     """For a program of its own, not for a notebook: Ctrl-C ends it with one line and exit code
-    130, and a console that lacks a letter gets its code instead of ending the run."""
+    130, and a letter that the console lacks is printed as an escape such as \\u03b1."""
     def interrupted(*_):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C has nothing left to end
         print("\ncodelet7.py: interrupted", file=sys.stderr)

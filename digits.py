@@ -7,9 +7,11 @@ it is called and whether it is still packed.
 
 import gzip
 import hashlib
+import http.client
 import os
 import sys
 import time
+import urllib.request
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -44,8 +46,9 @@ def load(dataset, root):
     """The Digits that `dataset` asks for: "mnist", "standin", or "auto", which is MNIST where it
     is on disk or can be downloaded and otherwise, said on stderr, the stand-in.
 
-    Raises Refusal for a root that is no folder, for damaged files, and if a file cannot be had:
-    any of the four for "mnist", the rest of them for "auto"; OSError for one that cannot be read.
+    Raises Refusal for a root that is no folder, for damaged files, and if a file cannot be had: any
+    of the four for "mnist"; for "auto" only if others of them are there. Raises OSError for a file
+    that cannot be read, or written once it has arrived.
     """
     if dataset == "standin":
         return draw_standin()
@@ -55,9 +58,7 @@ def load(dataset, root):
         if missing:
             check_folder(folder)
         arrived = {name: download(name) for name in missing}
-        for name, data in arrived.items():
-            write_whole(folder / name, data)
-    except (Refusal, OSError) as error:
+    except Refusal as error:
         if files:
             raise Refusal(f"{folder / missing[0]} is missing, and {error}. Copy it there, or "
                           "connect to the network and run again") from None
@@ -69,6 +70,8 @@ def load(dataset, root):
               "the losses and figures below are not those of the assignment.",
               file=sys.stderr, flush=True)
         return draw_standin()
+    for name, data in arrived.items():
+        write_whole(folder / name, data)
     images, labels, test_images, test_labels = (read_idx((files | arrived)[name]) for name in MD5)
     return Digits("MNIST", images, labels.long(), test_images, test_labels.long())
 
@@ -79,7 +82,7 @@ def find_files(root):
     They may be packed, or named as other archives name them; `root` may be the folder they lie in.
     Raises Refusal where a file is called like one of them and none such has the right contents.
     """
-    there = next(path for path in (root, *root.parents) if os.path.lexists(path))
+    there = next((path for path in (root, *root.parents) if os.path.lexists(path)), root)
     if not there.is_dir():
         raise Refusal(f"{there} is not a folder: --data-dir or $MNIST_ROOT should name one")
     folders = [root / "MNIST" / "raw", root / "raw", root]
@@ -102,8 +105,8 @@ def find_files(root):
 
 
 def unpack(path, md5):
-    """The file's bytes, unpacked where they are packed, and None; or None and, in words, why they
-    are not those with this MD5 sum."""
+    """(bytes, None) for a file with this MD5 sum, unpacked if need be; else (None, what is wrong
+    with it)."""
     if not path.is_file():
         return None, "is not a file"
     data = path.read_bytes()
@@ -120,8 +123,6 @@ def unpack(path, md5):
 def download(name):
     """The bytes of one of MNIST's files, unpacked, from the first of torchvision's mirrors that has
     it whole. Raises Refusal, which says why there is none."""
-    import http.client  # only here, with urllib: most runs find the files on disk
-    import urllib.request
     for mirror in MNIST.mirrors:
         url, packed, start = f"{mirror}{name}.gz", bytearray(), time.monotonic()
         print(f"Downloading {url}", file=sys.stderr, flush=True)

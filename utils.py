@@ -6,7 +6,6 @@ Files are written whole or not at all, and come out the same wherever the same w
 import io
 import os
 import sys
-import tempfile
 import textwrap
 import threading
 from pathlib import Path
@@ -22,8 +21,8 @@ from PIL import Image, ImageChops
 from torchvision.transforms.functional import gaussian_blur
 
 MEAN, STD = 0.1307, 0.3081  # of MNIST's training pixels, which are 0..1 before normalization
-PAPER, INK = (0 - MEAN) / STD, (1 - MEAN) / STD  # what normalization makes of those ends
-WHITE = 1.0  # where tanh, and so the grey scale, ends: PAPER is black, ink above WHITE white too
+PAPER, INK = (0 - MEAN) / STD, (1 - MEAN) / STD  # a digit's background and its full stroke
+WHITE = 1.0  # drawn as white, and all above it too: tanh, so a reconstruction, goes no higher
 DPI = 200
 ORANGE, BLUE, GREY = "#d55e00", "#0072b2", "#777777"  # of Okabe and Ito: for the colour-blind too
 MINUS = "\N{MINUS SIGN}"
@@ -44,7 +43,9 @@ def check_folder(path):
     """Make the folder `path` if it is not there; Refusal if it is none, or cannot be written in."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path).close()
+        probe = Path(path) / f".{os.getpid()}.tmp"
+        probe.touch()
+        probe.unlink()
     except (FileExistsError, NotADirectoryError):
         raise Refusal(f"{path} is not a folder: name another one") from None
     except OSError as error:
@@ -69,10 +70,9 @@ def write_whole(path, data):
 
 
 def save(figure, path, mode="RGB"):
-    """Save a matplotlib figure as a PNG ("L": a grey one), unless the file shows the same already.
-
-    Another processor rounds last bits differently, and here and there a pixel by a grey level of
-    256: that is no other picture. Nor is there a date or version in a file.
+    """Save a matplotlib figure as a PNG ("L": a grey one). A file that shows the same is left as it
+    is: processors differ in last bits, and so here and there in a grey level, which git should not
+    take for another picture. For the same reason there is no date or version in a file.
     """
     figure.set_dpi(DPI)
     canvas = FigureCanvasAgg(figure)
@@ -173,7 +173,7 @@ def plot_nodes(encoder, decoder, hidden, target, images, labels, tops, path, abo
                         for weights in (encoder, decoder))
     smooth = gaussian_blur(encoder, kernel_size=9, sigma=1.5)  # as they are, they look like noise
     lines = textwrap.wrap(f"What each hidden node responds to. {about}", 125)
-    top, bottom, wide = 80 + 34 * len(lines), 110, 1800
+    top, bottom, wide = 80 + 34 * len(lines), 116, 1800
     tall = top + nodes * ROW + bottom
     figure = Figure(figsize=(wide / DPI, tall / DPI))
     figure.text(0.01, 1 - 16 / tall, "\n".join(lines), fontsize=9, va="top")
@@ -183,7 +183,7 @@ def plot_nodes(encoder, decoder, hidden, target, images, labels, tops, path, abo
         axes = figure.add_axes([left / wide, bottom / tall, width / wide, nodes * ROW / tall])
         axes.set(ylim=(nodes, 0), yticks=[], title=heading)
         axes.spines[:].set_visible(False)
-        figure.text((left + width / 2) / wide, (bottom - 45) / tall, below, ha="center", va="top",
+        figure.text((left + width / 2) / wide, (bottom - 52) / tall, below, ha="center", va="top",
                     fontsize=7.5)
         return axes
 
@@ -198,8 +198,8 @@ def plot_nodes(encoder, decoder, hidden, target, images, labels, tops, path, abo
     draw_tiles(column(410, TILE, "decoder\nweights", scale(decoder)), in_colours(decoder))
     draw_tiles(column(620, TILE, "mean of its\ntop 100", "paper black,\nink white"),
                to_grey(means, white=INK).expand(-1, 3, -1, -1))
-    draw_histograms(column(860, 430, "how often it fires, and how strongly",
-                           f"activation over all {len(hidden):,} images\n"
+    draw_histograms(column(860, 430, "histogram of its activation",
+                           f"over all {len(hidden):,} images, one scale for all nodes\n"
                            f"(orange: mean; blue: target {target:g})"), hidden, target)
     draw_counts(column(1350, 430, "digits among its top 100", "digit, and how many images of it"),
                 torch.stack([labels[top].bincount(minlength=10) for top in tops]))
@@ -283,7 +283,7 @@ def save_losses(history, folder, about, references):
         for epoch, loss in references.items():
             upper.annotate(f"{loss:.4f}", (epoch, loss), (0, 8), textcoords="offset points",
                            ha="center")
-    upper.set_ylabel("mean over the epoch's batches")
+    upper.set_ylabel("loss, mean over the epoch's batches")
     upper.legend(frameon=False)
     lower.plot(epochs, losses - mses, color=GREY, marker="o", markersize=3)
     lower.set(xlabel="epoch", ylabel="weighted penalty", ylim=(0, None),

@@ -233,10 +233,12 @@ class BadInput(TestCase):
 
     def test_folders_that_cannot_be_written(self):
         denied = PermissionError(13, "Permission denied", "/a/temporary/name")
-        with mock.patch("tempfile.TemporaryFile", side_effect=denied):
+        with mock.patch("pathlib.Path.touch", side_effect=denied):
             figures = self.folder / "figures"
             self.assertFails(1, [str(figures), "Permission denied"], "--dataset", "standin")
-        with mock.patch("tempfile.TemporaryFile", side_effect=[mock.MagicMock(), denied]):
+        (self.folder / "figures").mkdir()
+        (self.folder / "figures" / f".{os.getpid()}.tmp").touch()
+        with mock.patch("pathlib.Path.touch", side_effect=[None, denied]):
             self.assertFails(1, [str(self.raw), "Permission denied"], "--dataset", "mnist")
 
     def test_without_mnist_a_data_folder_need_not_be_written(self):
@@ -269,7 +271,7 @@ class BadInput(TestCase):
             for flags in (["--lr", "1e38"], ["--sparsity-weight", "1e38"]):
                 code, out, err = self.run_main("--dataset", "standin", *flags)
                 self.assertEqual(code, 1)
-                self.assertRegex(err, r"^codelet7\.py: error: the loss is (nan|inf) in epoch \d+, "
+                self.assertRegex(err, r"^codelet7\.py: error: the loss is (nan|inf) in epoch \d+: "
                                       r".*--lr.*\n$")
                 self.assertNotRegex(out, "nan|inf")
 
@@ -277,7 +279,7 @@ class BadInput(TestCase):
         cpu = RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: "
                            "can't allocate memory: you tried to allocate 188160000 bytes.")
         gpu = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        for error in (cpu, gpu, MemoryError()):
+        for error in (cpu, gpu, RuntimeError("CUDA error: out of memory"), MemoryError()):
             with mock.patch.object(codelet7, "train", side_effect=error), \
                     mock.patch.multiple(codelet7, visualize=mock.DEFAULT):
                 code, _, err = self.run_main("--dataset", "standin")
@@ -318,7 +320,7 @@ class Device(TestCase):
         self.assertIn("Device: cpu.", out)
 
     def test_the_cpu_asked_for_is_the_cpu(self):
-        self.assertEqual(commandline.device("cpu"), torch.device("cpu"))
+        self.assertEqual(commandline.usable_device("cpu"), torch.device("cpu"))
 
     def test_a_gpu_asked_for_by_name_is_refused(self):
         self.assertFails(2, ["--device", "no kernel image"], "--device", "cuda")

@@ -216,6 +216,12 @@ class SameEverywhere(TestCase):
         different = {name for name in before if before[name] != after[name]}
         self.assertLessEqual(different, changed)
 
+    def test_bars_end_on_whole_pixels(self):
+        shares = np.linspace(0, 1, 1001)
+        pixels = utils.to_pixels(shares) * utils.ROW
+        np.testing.assert_array_equal(pixels, pixels.round())
+        self.assertLessEqual(np.abs(pixels - 0.75 * shares * utils.ROW).max(), 0.5 + 1e-9)
+
     def test_a_picture_that_is_another_is_written(self):
         before = self.draw()
         with torch.no_grad():

@@ -46,8 +46,8 @@ class Writeup(unittest.TestCase):
         self.assertEqual(len(rows), 20)
         for key, row in (("first", rows[0]), ("last", rows[-1])):
             self.assertEqual(value(key), f"{float(row['loss']):.4f}",
-                             "figures/trained/losses.csv is not of the run in codelet7.pdf: restore "
-                             "the committed figures, or run writeup/experiments.py and rebuild it")
+                             "figures/trained/losses.csv is not of the run in codelet7.pdf: "
+                             "restore it, or run writeup/experiments.py and rebuild the PDF")
 
     def test_the_losses_elsewhere_are_the_same(self):
         readme = (ROOT / "README.md").read_text("utf-8")
