@@ -68,7 +68,7 @@ def errors_in_one_line():
     except (Refusal, FloatingPointError) as error:
         problem = error
     except (MemoryError, RuntimeError) as error:  # the CPU's: a RuntimeError of torch's
-        if not isinstance(error, MemoryError) and not re.search("alloc|out of mem", str(error), re.I):
+        if isinstance(error, RuntimeError) and not re.search("(?i)alloc|out of memory", str(error)):
             raise
         problem = "out of memory: a smaller --batch-size or --hidden-dims needs less"
     else:

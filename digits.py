@@ -62,13 +62,12 @@ def load(dataset, root):
         if files:
             raise Refusal(f"{folder / missing[0]} is missing, and {error}. Copy it there, or "
                           "connect to the network and run again") from None
-        reason = f"there is no MNIST in {folder}, and {error}. Its four files would go there " \
-                 f"({', '.join(MD5)})"
+        reason = f"There is no MNIST in {folder}: {error}. Its four files would go there " \
+                 f"({', '.join(MD5)})."
         if dataset == "mnist":
-            raise Refusal(f"{reason}. Copy them, or connect and run again") from None
-        print(f"{reason[0].upper()}{reason[1:]}.\nGoing on with stand-in digits drawn from fonts: "
-              "the losses and figures below are not those of the assignment.",
-              file=sys.stderr, flush=True)
+            raise Refusal(f"{reason} Copy them, or connect and run again") from None
+        print(f"{reason}\nGoing on with stand-in digits drawn from fonts: the losses and figures "
+              "below are not those of the assignment.", file=sys.stderr, flush=True)
         return draw_standin()
     for name, data in arrived.items():
         write_whole(folder / name, data)

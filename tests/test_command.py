@@ -236,10 +236,8 @@ class BadInput(TestCase):
         with mock.patch("pathlib.Path.touch", side_effect=denied):
             figures = self.folder / "figures"
             self.assertFails(1, [str(figures), "Permission denied"], "--dataset", "standin")
-        (self.folder / "figures").mkdir()
-        (self.folder / "figures" / f".{os.getpid()}.tmp").touch()
-        with mock.patch("pathlib.Path.touch", side_effect=[None, denied]):
-            self.assertFails(1, [str(self.raw), "Permission denied"], "--dataset", "mnist")
+        with mock.patch("digits.check_folder", side_effect=utils.Refusal(f"{self.raw} is denied")):
+            self.assertFails(1, [str(self.raw), "denied"], "--dataset", "mnist")
 
     def test_without_mnist_a_data_folder_need_not_be_written(self):
         check = mock.Mock(side_effect=utils.Refusal(f"cannot write in {self.raw}"))

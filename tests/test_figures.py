@@ -309,5 +309,5 @@ class Writing(TestCase):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         self.assertEqual((code, len(err.splitlines())), (1, 1), err)
-        self.assertIn(str(self.folder / "figures" / "untrained" / "reconstruction.png"), err)
+        self.assertIn(str(self.folder / "figures" / "batch.png"), err)
         self.assertEqual([p for p in (self.folder / "figures").rglob("*") if p.is_file()], [])

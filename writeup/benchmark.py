@@ -39,7 +39,12 @@ import digits
 from utils import MEAN, STD
 
 SHORT_TURNS = 3  # epochs of ours and of the floor, in turn, for one of the sheet's, which is longer
-SPINS = "import os\nparent = os.getppid()\nprint('ready', flush=True)\nwhile os.getppid() == parent: pass"
+SPINS = """
+import os
+parent = os.getppid()
+print('ready', flush=True)
+while os.getppid() == parent: pass
+"""
 TRAINS = """
 import os, torch, codelet7
 parent = os.getppid()

@@ -1,6 +1,6 @@
 """The assignment as one writes it down at first, for benchmark.py to time beside codelet7.py.
 
-    python writeup/plain.py EPOCHS FOLDER     MNIST from $MNIST_ROOT or data, two figures into FOLDER
+    python writeup/plain.py EPOCHS FOLDER     reads MNIST from $MNIST_ROOT or data
 
 torchvision's MNIST with its transforms, a shuffled DataLoader that collects single images, a plain
 Adam, loss.item() in every step; the sheet's two figures (one node's) of the trained model.
