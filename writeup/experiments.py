@@ -2,33 +2,29 @@
 
     python writeup/experiments.py
 
-trains some thirty autoencoders on MNIST with codelet7's own functions and writes, beside this file:
-results.json (every number), results.tex (those that codelet7.tex states, as LaTeX macros, which it
-reads), and the pictures sparsity.png, patches.png and angles.png. 12 to 20 minutes on two cores.
+trains thirty autoencoders on MNIST with codelet7's own functions and writes, beside this file:
+results.json (the numbers), results.tex (the same as LaTeX macros, which codelet7.tex reads), and
+the pictures sparsity.png, patches.png and angles.png. A quarter of an hour on one core. With
+--macros it only writes results.tex again, from results.json.
 
-    python writeup/experiments.py --macros
-
-only writes results.tex again from results.json: for a codelet7.tex that states other numbers.
-
-Top to bottom: training, tools, what is measured (a function each, in the order of the PDF, that
-returns plain numbers), the pictures, the macros, main(). Readings of nodes are made from the
-decoder, or from training images, and tested on the 10,000 test images. A node "fires" for an image
-if its activation there is above FIRES.
+What a function measures comes as rows of plain numbers, or as {key: number} where codelet7.tex
+states the number by \\result{key}. Readings of nodes are made from the decoder, or from training
+images, and tested on the 10,000 test images. A node "fires" for an image if its activation there is
+above FIRES. `data` is what load() returns.
 """
 
-import argparse
 import contextlib
+import functools
 import io
 import itertools
 import json
 import math
 import os
-import re
 import statistics
 import sys
 import time
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -47,27 +43,35 @@ from codelet7 import (BATCH_SIZE, EPOCHS, HIDDEN_DIMS, LEARNING_RATE, RHO, SEED,
                       SparseAutoencoder, activations)
 
 FIRES = 0.5
-SEEDS = range(12)
-WEIGHTS = [0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0]
-SIDE = 28        # pixels
-PATCH = 5        # pixels: a stroke, 3 wide, with its soft edges, and smaller than the spots it maps
-PLACES = SIDE - PATCH + 1                        # in a row or column, for the upper left corner
-ANGLES = range(-90, 90, 5)                       # of drawn bars, in degrees, + leaning right
-LEANS = range(-20, 51, 10)                       # edges of the bins that 1s are sorted into
-FINE_LEANS = range(-15, 46, 5)                   # the same for the picture
-LENGTH, THICKNESS = 20, 3                        # of a bar: what the 1s among MNIST's images have
-MIDDLE = 14.5    # from the upper left corner, in pixels: where MNIST has its centres of mass
-FOOT, HEAD = slice(18, 24), slice(4, 10)         # rows: where node 1's stroke would be, a control
+SIDE = 28                      # pixels
+PATCH = 5                      # pixels: a stroke, 3 wide, with its soft edges
+PLACES = SIDE - PATCH + 1      # for a patch in a row or column, by its upper left corner
+MIDDLE = 14.5                  # pixels from the upper left: where MNIST has its centres of mass
+ROWS = range(4, 24)            # the ink's width is measured in five rows around each of them
+BLANK = torch.full((1, 1, SIDE, SIDE), utils.PAPER)
 
 
-class Data(NamedTuple):
-    images: torch.Tensor        # float32 (60000, 1, 28, 28), normalized
-    labels: torch.Tensor        # int64 (60000,)
-    test_images: torch.Tensor   # the same for 10,000 images
-    test_labels: torch.Tensor
+# --- The runs ---
 
+class Watched(SparseAutoencoder):
+    """The same autoencoder, which at every 20th step notes what the two parts of the loss ask of
+    the encoder: the gradients of the MSE and of the weighted penalty, (hDims, inputDims) each. The
+    training is not touched."""
 
-# --- Training ---
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.steps, self.noted = 0, {}
+
+    def loss_function(self, x, reconstruction, hidden):
+        if torch.is_grad_enabled() and self.steps % 20 == 0:
+            parts = (F.mse_loss(reconstruction, x.flatten(1)),
+                     self.sparsity_weight * self.batched_sparsity_penalty(hidden))
+            self.noted[self.steps] = [
+                torch.autograd.grad(part, self.encoder.weight, retain_graph=True)[0]
+                for part in parts]
+        self.steps += 1
+        return super().loss_function(x, reconstruction, hidden)
+
 
 class LinearOutput(SparseAutoencoder):
     """The same autoencoder without the tanh."""
@@ -79,53 +83,39 @@ class LinearOutput(SparseAutoencoder):
 
 class RunningMean(SparseAutoencoder):
     """Its penalty sees a running mean over some hundred batches in the place of one batch's mean.
-
-    The gradient goes through the batch's own mean, so it is as strong as before: nearly a sample
-    of the gradient that the penalty on the mean over all the images would have.
-    """
-    KEPT = 0.99
+    The gradient goes through the batch's own mean, so it is as strong as before."""
     running = None
 
     def batched_sparsity_penalty(self, hidden):
-        if not torch.is_grad_enabled():
-            return super().batched_sparsity_penalty(hidden)
         mean = hidden.mean(0, dtype=torch.float64)
         old = mean.detach() if self.running is None else self.running
-        self.running = self.KEPT * old + (1 - self.KEPT) * mean.detach()
+        self.running = 0.99 * old + (1 - 0.99) * mean.detach()
         seen = mean + (self.running - mean).detach()
         return super().batched_sparsity_penalty(seen.unsqueeze(0)).to(hidden.dtype)
 
 
-class Watched(SparseAutoencoder):
-    """The same autoencoder, which at every 20th step notes what the two parts of the loss ask of
-    the encoder: (step, gradient of the MSE, of the weighted penalty), each (hDims, inputDims + 1),
-    the bias in the last column. The training is not touched."""
-    EVERY = 20
-
-    def __init__(self, *args):
-        super().__init__(*args)
-        self.steps, self.noted = 0, []
-
-    def loss_function(self, x, reconstruction, hidden):
-        if torch.is_grad_enabled():
-            if self.steps % self.EVERY == 0:
-                parts = (F.mse_loss(reconstruction, x.flatten(1)),
-                         self.sparsity_weight * self.batched_sparsity_penalty(hidden))
-                gradients = (torch.autograd.grad(part, list(self.encoder.parameters()),
-                                                 retain_graph=True) for part in parts)
-                self.noted.append((self.steps, *(torch.cat([weight, bias.unsqueeze(1)], 1)
-                                                 for weight, bias in gradients)))
-            self.steps += 1
-        return super().loss_function(x, reconstruction, hidden)
-
-
-class Literal(SparseAutoencoder):
-    """The sheet's penalty as it stands, in float32."""
-
-    def batched_sparsity_penalty(self, hidden):
-        rho_hat = torch.clamp(hidden.mean(0), 1e-8, 1 - 1e-8)
-        return (RHO * torch.log(RHO / rho_hat)
-                + (1 - RHO) * torch.log((1 - RHO) / (1 - rho_hat))).sum()
+RUNS = {  # name: what differs from `python codelet7.py`
+    "seed 0": {"kind": Watched}, **{f"seed {seed}": {"seed": seed} for seed in range(1, 12)},
+    "batch order 1": {"order": 1}, "batch order 2": {"order": 2},
+    "no penalty": {"weight": 0.0}, "seed 1, no penalty": {"seed": 1, "weight": 0.0},
+    **{f"weight {weight:g}": {"weight": weight} for weight in (1e-5, 1e-3, 1e-2, 1e-1, 1.0)},
+    "running mean, weight 1": {"kind": RunningMean, "weight": 1.0},
+    "learning rate 0.001": {"lr": 1e-3}, "100 epochs": {"epochs": 100},
+    "20 nodes": {"hidden_dims": 20}, "100 nodes": {"hidden_dims": 100},
+    "no tanh": {"kind": LinearOutput},
+    "no tanh, learning rate 0.001": {"kind": LinearOutput, "lr": 1e-3},
+    "100 nodes, learning rate 0.001": {"hidden_dims": 100, "lr": 1e-3},
+    "100 nodes, learning rate 0.001, weight 0.01": {"hidden_dims": 100, "lr": 1e-3, "weight": 1e-2},
+}
+# Which of them the tables and pictures show, in their order.
+SEEDS = [f"seed {seed}" for seed in range(12)]
+CHANGES = ["learning rate 0.001", "100 epochs", "20 nodes", "100 nodes", "no tanh", "no penalty",
+           "no tanh, learning rate 0.001", "100 nodes, learning rate 0.001"]
+WEIGHTS = {0.0: "no penalty", 1e-5: "weight 1e-05", SPARSITY_WEIGHT: "seed 0",
+           1e-3: "weight 0.001", 1e-2: "weight 0.01", 1e-1: "weight 0.1", 1.0: "weight 1"}
+KINDS = {"dense": "seed 0", "digits": "weight 0.1",
+         "strokes": "100 nodes, learning rate 0.001, weight 0.01",
+         "dense100": "100 nodes, learning rate 0.001"}
 
 
 def untrained(seed, kind=SparseAutoencoder, hidden_dims=HIDDEN_DIMS, weight=SPARSITY_WEIGHT):
@@ -136,30 +126,20 @@ def untrained(seed, kind=SparseAutoencoder, hidden_dims=HIDDEN_DIMS, weight=SPAR
 def trained(data, name, seed=SEED, order=None, epochs=EPOCHS, lr=LEARNING_RATE, **model_settings):
     """Train as codelet7's run() does; order seeds the order of the batches, where it is not `seed`.
     Returns the model and its (loss, mse) of each epoch; prints a line that starts with `name`."""
-    start = time.perf_counter()
     model = untrained(seed, **model_settings)
     loader = codelet7.make_dataloader(data.images, data.labels, BATCH_SIZE,
                                       seed if order is None else order)
     with contextlib.redirect_stdout(io.StringIO()):
         history = codelet7.train(model, loader, epochs, lr)
-    print(f"{name}: {history[0][0]:.4f} to {history[-1][0]:.4f}, "
-          f"{time.perf_counter() - start:.0f} s", flush=True)
+    print(f"{name}: {history[0][0]:.4f} to {history[-1][0]:.4f}", flush=True)
     return model, history
 
 
 # --- Tools ---
 
 @torch.no_grad()
-def mse(model, images, hidden=None):
-    """The MSE over all the images, or of what the model decodes from hidden (n, hDims) instead."""
-    if hidden is None:
-        return F.mse_loss(model(images)[1], images.flatten(1)).item()
-    return F.mse_loss(torch.tanh(model.decoder(hidden.float())), images.flatten(1)).item()
-
-
-def firing(model, images):
-    """The share of the images that fires each node: (hDims,)."""
-    return (activations(model, images) > FIRES).double().mean(0)
+def mse(model, images):
+    return F.mse_loss(model(images)[1], images.flatten(1)).item()
 
 
 def columns(model):
@@ -180,39 +160,11 @@ def correlation(a, b):
 
 
 def auc(score, positive):
-    """How often a positive's score (n,) exceeds a negative's, ties counting half: the Mann-Whitney
-    statistic, from the sum of the positives' ranks."""
-    _, value, ties = torch.unique(score, return_inverse=True, return_counts=True)
-    ranks = (ties.cumsum(0) - (ties - 1) / 2)[value].double()
-    positives = positive.sum().item()
-    above = ranks[positive].sum().item() - positives * (positives + 1) / 2
-    return above / (positives * (len(score) - positives))
-
-
-def aucs(hidden, labels):
-    """Of each column of hidden (n, k), for each digit against the rest: (k, 10)."""
-    return torch.tensor([[auc(column, labels == digit) for digit in range(10)]
-                         for column in hidden.t()])
-
-
-def balanced_accuracies(hidden, labels, test_hidden, test_labels):
-    """How well one column of hidden (n, k) tells one digit from the rest: (k, 10), the mean of the
-    shares of right answers among the digit and among the rest, on test images. Threshold and
-    direction are the best on the training images."""
-    result = torch.empty(hidden.shape[1], 10)
-    for column, test in enumerate(test_hidden.t()):
-        values, order = hidden[:, column].sort()
-        cuts = torch.cat([values[1:] > values[:-1], torch.tensor([True])])  # not between equals
-        for digit in range(10):
-            inside = labels[order] == digit
-            at_most = ((inside.double().cumsum(0) / inside.sum() + 1
-                        - (~inside).double().cumsum(0) / (~inside).sum()) / 2 - 0.5) * cuts
-            best = at_most.abs().argmax()
-            says = (test <= values[best]) == (at_most[best] > 0)
-            truth = test_labels == digit
-            rates = says[truth].double().mean(), (~says[~truth]).double().mean()
-            result[column, digit] = sum(rates) / 2
-    return result
+    """How often a positive's score (n,) exceeds a negative's, ties counting half (Mann-Whitney)."""
+    negatives = score[~positive].sort().values
+    below, not_above = (torch.searchsorted(negatives, score[positive], right=right)
+                        for right in (False, True))
+    return (below + not_above).double().mean().item() / (2 * len(negatives))
 
 
 def basis(vectors):
@@ -220,198 +172,126 @@ def basis(vectors):
     return torch.linalg.qr(vectors.double())[0]
 
 
-def whitened(hidden):
-    """Uncorrelated columns of one length that span what the centred columns of hidden do."""
-    return basis(hidden.double() - hidden.double().mean(0))
-
-
 def cosines(a, b):
-    """Of the principal angles between the spans of two orthonormal bases (Bjorck, Golub 1973)."""
-    return torch.linalg.svdvals(a.t() @ b).clamp(max=1)
+    """Of the principal angles between the spans of the columns (Bjorck, Golub 1973). Between
+    centred activations they are the canonical correlations."""
+    return torch.linalg.svdvals(basis(a).t() @ basis(b)).clamp(max=1)
 
 
-def overlap(a, b):
-    """The mean squared cosine: 1 for the same space, 0 for orthogonal ones, k/n for random ones.
-    Between whitened activations the cosines are the canonical correlations."""
-    return cosines(a, b).square().mean().item()
-
-
-def random_orthogonal(size, generator):
-    """A rotation or reflection, uniform once signs are free: Q of a normal matrix."""
-    return basis(torch.randn(size, size, generator=generator, dtype=torch.float64))
-
-
-def assignment(score):
-    """The column for each row of score (k, k), all different, of the largest sum: a list. By
-    dynamic programming over the 2^k sets of columns that the first rows can use up."""
-    best = {0: (0.0, [])}
-    for row in score.tolist():
-        longer = {}
-        for used, (total, chosen) in best.items():
-            for column, gain in enumerate(row):
-                now = used | 1 << column
-                if now != used and total + gain > longer.get(now, (-math.inf,))[0]:
-                    longer[now] = (total + gain, chosen + [column])
-        best = longer
-    (_, chosen), = best.values()
-    return chosen
-
-
-def matched(correlations):
-    """The mean over the nodes of the matched |correlation|; and of the correlation, signs counting.
-
-    For the decoder the sign is free, since sigmoid(-z) = 1 - sigmoid(z) and its bias takes up the
-    1: so |correlation| tells whether two models have the same nodes. The penalty prefers a sign.
+def matched(a, b):
+    """The mean |correlation| of the nodes of two sets of activations (n, k), matched for its sake.
+    No sign: the decoder has none either, since sigmoid(-z) = 1 - sigmoid(z) and a bias takes the 1.
     """
-    rows = range(len(correlations))
-    return {"absolute": correlations.abs()[rows, assignment(correlations.abs())].mean().item(),
-            "signed": correlations[rows, assignment(correlations)].mean().item()}
+    score = correlation(a, b).abs().tolist()
+
+    @functools.cache
+    def largest_sum(free):
+        """Of the last rows of score, as many as there are columns in free, a column each."""
+        return max((score[-len(free)][column] + largest_sum(free - {column}) for column in free),
+                   default=0.0)
+
+    return largest_sum(frozenset(range(len(score)))) / len(score)
 
 
-def summary(values):
-    values = list(values)
-    return {"n": len(values), "mean": statistics.mean(values),
-            "min": min(values), "max": max(values)}
+class PCA:
+    """The first principal components of images (n, 1, 28, 28), in double precision."""
+
+    def __init__(self, images, count):
+        pixels = images.flatten(1)
+        mean = pixels.mean(0)
+        covariance = (pixels - mean).t().double() @ (pixels - mean).double() / len(pixels)
+        self.mean = mean.double()
+        self.components = torch.linalg.eigh(covariance)[1][:, -count:].flip(1)  # (784, count)
+
+    def encode(self, images):
+        return (images.flatten(1).double() - self.mean) @ self.components
+
+    def decode(self, code):
+        return (self.mean + code @ self.components.t()).float()
 
 
-def principal_components(images, count):
-    """Of (n, 1, 28, 28): their mean (784,), the first components (784, count), and a square root of
-    the pixels' covariance (784, 784), each in double precision."""
-    pixels = images.flatten(1)
-    mean = pixels.mean(0)
-    covariance = (pixels - mean).t().double() @ (pixels - mean).double() / len(pixels)
-    variances, vectors = torch.linalg.eigh(covariance)
-    return mean.double(), vectors[:, -count:].flip(1), vectors * variances.clamp(min=0).sqrt()
+# --- What the MSE is made of ---
 
-
-# --- The loss: seeds, whole sets, what is out of reach, one change at a time ---
-
-def seed_row(seed, model, history, data):
-    """The loss and its MSE: of the first and the last epoch, then of the finished model."""
-    row = {"seed": seed, "first": history[0][0], "last": history[-1][0],
-           "last_mse": history[-1][1]}
-    for key, images in (("train", data.images), ("test", data.test_images)):
-        row[key], row[f"{key}_mse"] = codelet7.evaluate(model, images), model.mse.item()
-    return row
-
-
-def floors(data, components, mean):
-    """MSE over the training pixels of what no training, or only a better code, could better."""
+def floors(model, pca, data):
+    """The finished model's MSE, beside what no training, or only a better code, could better."""
     pixels, test = data.images.flatten(1), data.test_images.flatten(1)
-    linear = torch.cat([(mean + (part.double() - mean) @ components @ components.t()).float()
-                        for part in pixels.split(5000)])
-    flat = mean.float().expand_as(pixels)
-    return {"tanh": F.mse_loss(pixels.clamp(-1, 1), pixels).item(),
-            "tanh_test": F.mse_loss(test.clamp(-1, 1), test).item(),
-            "bright_pixels": (pixels > 1).double().mean().item(),
-            "mean_image": F.mse_loss(flat.clamp(-1, 1), pixels).item(),
-            "mean_image_unclipped": F.mse_loss(flat, pixels).item(),
+    mine, mine_test = mse(model, data.images), mse(model, data.test_images)
+    tanh, tanh_test = (F.mse_loss(part.clamp(-1, 1), part).item() for part in (pixels, test))
+    linear = pca.decode(pca.encode(data.images))
+    flat = pca.mean.float().clamp(-1, 1).expand_as(pixels)
+    return {"train-mse": mine, "test-mse": mine_test, "gap-mse": mine_test - mine,
+            "tanh": tanh, "tanh_test": tanh_test, "gap-tanh": tanh_test - tanh,
+            "above-tanh-train": mine - tanh, "above-tanh-test": mine_test - tanh_test,
+            "tanh-share": tanh / mine, "bright_pixels": (pixels > 1).double().mean().item(),
+            "mean_image": F.mse_loss(flat, pixels).item(),
             "pca": F.mse_loss(linear.clamp(-1, 1), pixels).item(),
             "pca_unclipped": F.mse_loss(linear, pixels).item()}
 
 
-def change_row(key, change, run, data):
-    model, history = run
-    return {"key": key, "change": change, "loss": history[-1][0],
-            "train_mse": mse(model, data.images), "test_mse": mse(model, data.test_images)}
+# --- The ten nodes, over the training images ---
 
-
-# --- The ten nodes ---
-
-def top_counts(hidden, labels):
-    """The digits among each node's 100 strongest images: (hDims, 10), as lists."""
-    order = hidden.sort(dim=0, descending=True, stable=True).indices[:100]
-    return [labels[top].bincount(minlength=10).tolist() for top in order.t()]
-
-
-def nodes(model, data):
-    """What each node responds to over the training images, and what it costs to take away what it
-    says: set to 0, as if it never fired, and to its mean, as if it fired alike for all."""
+def top_counts(model, data):
+    """How many of each node's 100 strongest images are of each digit: (hDims, 10)."""
     hidden = activations(model, data.images)
-    fires = hidden > FIRES
-    whole = mse(model, data.images)
+    order = hidden.sort(dim=0, descending=True, stable=True).indices[:100]
+    return torch.stack([data.labels[top].bincount(minlength=10) for top in order.t()])
+
+
+@torch.no_grad()
+def node_rows(model, data):
+    """What each node responds to, and the MSE gained if it is held at its mean."""
+    hidden, whole = activations(model, data.images), mse(model, data.images)
     rows = []
-    for node, top in enumerate(top_counts(hidden, data.labels)):
-        costs = []
-        for value in (0.0, hidden[:, node].mean()):
-            changed = hidden.clone()
-            changed[:, node] = value
-            costs.append(mse(model, data.images, changed) - whole)
-        rows.append({"mean": hidden[:, node].mean().item(),
-                     "fires": fires[:, node].double().mean().item(),
-                     "top": top, "at_zero": costs[0], "at_mean": costs[1],
-                     "fires_by_digit": [fires[data.labels == digit, node].double().mean().item()
-                                        for digit in range(10)]})
-    between = correlation(hidden, hidden) - torch.eye(len(rows))
-    return {"nodes": rows, "largest_correlation": between.abs().max().item(),
-            "on": fires.sum(1).double().mean().item(), "mean": hidden.mean().item(),
-            "codes": len(torch.unique(fires, dim=0))}
+    for node, top in enumerate(top_counts(model, data).tolist()):
+        fires = (hidden[:, node] > FIRES).double()
+        held = hidden.clone()
+        held[:, node] = hidden[:, node].mean()
+        reconstruction = torch.tanh(model.decoder(held.float()))
+        rows.append({"mean": hidden[:, node].mean().item(), "fires": fires.mean().item(),
+                     "fires_by_digit": [fires[data.labels == digit].mean().item()
+                                        for digit in range(10)], "top": top,
+                     "at-mean": F.mse_loss(reconstruction, data.images.flatten(1)).item() - whole})
+    return rows
 
 
-# --- Readings of single nodes, tested on the test images ---
+# --- Readings of single nodes ---
 
 @torch.no_grad()
 def patch_maps(model, images):
     """What a patch of ink, and one of paper, over the images (n, 1, 28, 28) does to the share of
-    them that fires each node: two maps (hDims, places, places), by the patch's upper left corner.
-
-    The encoder is linear, so its input changes by w . (what is painted - what was there).
-    """
-    weights = model.encoder.weight.view(-1, SIDE, SIDE)
-    before = model.encoder(images.flatten(1))
-    share = (before > 0).double().mean(0)
-    maps = torch.empty(2, len(weights), PLACES, PLACES, dtype=torch.float64)
-    for row, column in itertools.product(range(PLACES), repeat=2):
-        rows, across = slice(row, row + PATCH), slice(column, column + PATCH)
-        seen = weights[:, rows, across].flatten(1)
-        cleared = before - images[:, 0, rows, across].flatten(1) @ seen.t()
-        for paint, change in zip((utils.INK, utils.PAPER), maps):
-            change[:, row, column] = ((cleared + paint * seen.sum(1)) > 0).double().mean(0) - share
-    return maps
+    them that fires each node: (2, hDims, places, places). The encoder is linear, so its input
+    changes by w . (what is painted - what was there)."""
+    weights = F.unfold(model.encoder.weight.view(-1, 1, SIDE, SIDE), PATCH)  # (hDims, 25, 576)
+    before = model.encoder(images.flatten(1)).unsqueeze(2)
+    cleared = before - torch.einsum("nkp,hkp->nhp", F.unfold(images, PATCH), weights)
+    maps = torch.stack([(cleared + paint * weights.sum(1) > 0).double().mean(0)
+                        for paint in (utils.INK, utils.PAPER)]) - (before > 0).double().mean(0)
+    return maps.view(2, -1, PLACES, PLACES)
 
 
-def spots(model):
-    """For each node the patch where its decoder column has the highest mean, and the lowest:
-    [[row, column], [row, column]] of their upper left corners."""
-    return [[list(divmod(place.item(), PLACES)) for place in (means.argmax(), means.argmin())]
-            for means in patch_means(columns(model)).flatten(1)]
-
-
-def rank_of(change, spot, rising):
-    """The place of a patch's effect among those of all patches (places, places); 1 is the largest
-    rise, or fall."""
-    here = change[tuple(spot)]
-    return int(((change > here) if rising else (change < here)).sum()) + 1
-
-
-def spot_tests(model, images, ink, erased):
-    """Predictions from the decoder alone, tested on what the encoder does: ink on the highest spot
-    makes a node fire and paper there stops it; ink on the lowest stops it; and the ink in the first
-    less that in the second tells which images fire it (AUC; beside random pairs of patches)."""
+def spot_rows(model, images, maps):
+    """Predictions from the decoder alone, tested on what the encoder does. The spots are the places
+    (0..575) of the patches where a node's column has the highest mean, and the lowest: ink on the
+    highest makes the node fire and paper there stops it; ink on the lowest stops it; and the ink in
+    the first less that in the second tells which images fire it. Ranks: 1 is the largest rise, or
+    fall, of all places. Control: random pairs of patches in which images differ."""
     fires = activations(model, images) > FIRES
-    found = patch_means(images.squeeze(1))
-    inked = (found.std(0) > 0.3).nonzero()  # patches in which images differ
+    means = patch_means(images.squeeze(1)).flatten(1)
+    inked = (means.std(0) > 0.3).nonzero().flatten()
     pairs = inked[torch.randint(len(inked), (200, 2), generator=torch.Generator().manual_seed(0))]
-
-    def seen(spot):
-        return found[:, spot[0], spot[1]]
-
     rows = []
-    for node, (high, low) in enumerate(spots(model)):
-        row = {"high": high, "low": low}
-        for key, change, spot, rising in (("ink_high", ink[node], high, True),
-                                          ("paper_high", erased[node], high, False),
-                                          ("ink_low", ink[node], low, False)):
-            row |= {key: change[tuple(spot)].item(), f"{key}_rank": rank_of(change, spot, rising)}
-        chance = [auc(seen(a) - seen(b), fires[:, node]) for a, b in pairs.tolist()]
-        chance = [max(value, 1 - value) for value in chance]  # either order of the two
-        both = auc(seen(high) - seen(low), fires[:, node])
-        rows.append(row | {"auc": both, "random_better": sum(value > both for value in chance),
-                           "random_pairs": len(chance),
-                           "auc_high": auc(seen(high), fires[:, node]),
-                           "auc_low": auc(-seen(low), fires[:, node]),
-                           "random_auc_best": max(chance),
-                           "random_auc_mean": statistics.mean(chance)})
+    for node, column in enumerate(patch_means(columns(model)).flatten(1)):
+        high, low = column.argmax().item(), column.argmin().item()
+        both = auc(means[:, high] - means[:, low], fires[:, node])
+        chance = [auc(means[:, a] - means[:, b], fires[:, node]) for a, b in pairs]
+        row = {"high": high, "low": low, "auc": both,
+               "random-better": sum(max(value, 1 - value) > both for value in chance)}
+        ink, paper = maps[:, node].flatten(1)
+        for key, change, spot, sign in (("ink-high", ink, high, 1), ("paper-high", paper, high, -1),
+                                        ("ink-low", ink, low, -1)):
+            row |= {key: change[spot].item(),
+                    f"{key}-rank": int((sign * change > sign * change[spot]).sum()) + 1}
+        rows.append(row)
     return rows
 
 
@@ -420,36 +300,66 @@ def lean(images):
     (n,), in degrees. The axis is at atan2(2 cov(x, y), var(x) - var(y)) / 2 to the x axis."""
     ink = (images.squeeze(1).double() - utils.PAPER).clamp(min=0)
     ink = ink / ink.sum((1, 2), keepdim=True)
-    place = torch.arange(SIDE, dtype=torch.float64)
-    x = place - (ink.sum(1) @ place).view(-1, 1)
-    up = (ink.sum(2) @ place).view(-1, 1) - place
-    horizontal, vertical = (ink.sum(1) * x ** 2).sum(1), (ink.sum(2) * up ** 2).sum(1)
-    both = torch.einsum("nyx,ny,nx->n", ink, up, x)
-    axis = torch.rad2deg(torch.atan2(2 * both, horizontal - vertical) / 2)  # -90..90
+    down, right = torch.meshgrid(*[torch.arange(SIDE)] * 2, indexing="ij")
+    x = right - (ink * right).sum((1, 2), keepdim=True)
+    y = (ink * down).sum((1, 2), keepdim=True) - down
+    xx, yy, xy = ((ink * product).sum((1, 2)) for product in (x * x, y * y, x * y))
+    axis = torch.rad2deg(torch.atan2(2 * xy, xx - yy) / 2)  # -90..90
     return torch.where(axis > 0, 90 - axis, -90 - axis)
 
 
-def lean_bins(hidden, leans, edges):
-    """The share of images that fires each node, by how far they lean: (bins, hDims), as lists."""
-    return [{"from": low, "to": high, "n": int(inside.sum()),
-             "fires": (hidden[inside] > FIRES).double().mean(0).tolist()}
-            for low, high in itertools.pairwise(edges)
-            for inside in [(leans >= low) & (leans < high)]]
+def ones_by_lean(model, images, labels, edges):
+    """The share of the 1s that fires each node, by how far they lean: (bins, hDims)."""
+    ones = images[labels == 1]
+    fires, leans = (activations(model, ones) > FIRES).double(), lean(ones)
+    return torch.stack([fires[(leans >= low) & (leans < high)].mean(0)
+                        for low, high in itertools.pairwise(edges)])
 
 
-def bars(angles, length=LENGTH, x=MIDDLE, y=MIDDLE, fineness=8):
-    """How much of each pixel a round-ended bar covers, 0..1: (angles, 1, 28, 28). Each pixel is
-    sampled at fineness^2 points."""
-    grid = (torch.arange(SIDE * fineness) + 0.5) / fineness
-    down, right = torch.meshgrid(grid - y, grid - x, indexing="ij")
-    covered = []
-    for angle in angles:
-        sin, cos = math.sin(math.radians(angle)), math.cos(math.radians(angle))
-        along, across = right * sin - down * cos, right * cos + down * sin
-        beyond = (along.abs() - (length - THICKNESS) / 2).clamp(min=0)  # the straight part
-        inside = torch.hypot(beyond, across) <= THICKNESS / 2
-        covered.append(inside.float().view(SIDE, fineness, SIDE, fineness).mean((1, 3)))
-    return torch.stack(covered).unsqueeze(1)
+def lean_within_digits(model, data):
+    """Within each digit, over test images: the correlation of a node with the lean, for three
+    nodes. And for node 9 after what the ink in two corners explains of both is taken away; the
+    corners are where its decoder column is lowest, and lowest in the upper left quarter."""
+    hidden, leans = activations(model, data.test_images), lean(data.test_images)
+    column, ink = patch_means(columns(model))[9], patch_means(data.test_images.squeeze(1)).double()
+    half = PLACES // 2
+    corners = torch.stack([ink.flatten(1)[:, column.argmin()],
+                           ink[:, :half, :half].flatten(1)[:, column[:half, :half].argmin()]], 1)
+    result = {"5": [], "7": [], "9": [], "9, corners fixed": []}
+    for digit in range(10):
+        inside = data.test_labels == digit
+        for node in (5, 7, 9):
+            result[str(node)].append(correlation(hidden[inside, node], leans[inside]).item())
+        both = torch.stack([hidden[inside, 9], leans[inside]], 1)
+        known = torch.cat([torch.ones(len(both), 1), corners[inside]], 1)
+        rest = both - known @ torch.linalg.lstsq(known, both).solution
+        result["9, corners fixed"].append(correlation(*rest.t()).item())
+    return result
+
+
+def width_rows(model, images):
+    """The correlation of each node with the width of the ink, in pixels from its leftmost to its
+    rightmost column, in five rows around each of ROWS: (rows, hDims), as lists."""
+    hidden, column = activations(model, images), torch.arange(SIDE)
+    rows = []
+    for row in ROWS:
+        inked = (images[:, 0, row - 2:row + 3] > (utils.PAPER + utils.INK) / 2).any(1)
+        right, left = torch.where(inked, column, -1), torch.where(inked, column, SIDE)
+        widths = (right.amax(1) - left.amin(1) + 1).clamp(min=0)
+        rows.append(correlation(hidden, widths).flatten().tolist())
+    return rows
+
+
+def bars(angles, length=20, y=MIDDLE):
+    """How much of each pixel a round-ended bar covers, 0..1, sampled at 8 x 8 points: (angles, 1,
+    28, 28). Angles are in degrees, + leans right; length and width (3) are those of MNIST's 1s."""
+    grid = (torch.arange(SIDE * 8) + 0.5) / 8
+    down, right = torch.meshgrid(grid - y, grid - MIDDLE, indexing="ij")
+    angle = torch.deg2rad(torch.tensor(angles, dtype=torch.float64)).view(-1, 1, 1, 1)
+    along = right * angle.sin() - down * angle.cos()
+    across = right * angle.cos() + down * angle.sin()
+    beyond = (along.abs() - (length - 3) / 2).clamp(min=0)  # the straight part
+    return F.avg_pool2d((torch.hypot(beyond, across) <= 3 / 2).float(), 8)
 
 
 def painted(images, covered, colour):
@@ -457,188 +367,48 @@ def painted(images, covered, colour):
     return images * (1 - covered) + colour * covered
 
 
-def slants(model, data):
-    """Nodes and the slant of strokes: drawn bars, real 1s, and all digits, each for itself."""
-    ones, test_ones = data.images[data.labels == 1], data.test_images[data.test_labels == 1]
-    hidden, test_hidden = activations(model, ones), activations(model, test_ones)
-    leans, test_leans = lean(ones), lean(test_ones)
-    test = activations(model, data.test_images)
-    all_leans = lean(data.test_images)
-    inside = [data.test_labels == digit for digit in range(10)]
-    drawn = painted(torch.tensor(utils.PAPER), bars(ANGLES), utils.INK)
-    return {"angles": list(ANGLES), "bars": activations(model, drawn).tolist(),
-            "ones": lean_bins(hidden, leans, LEANS), "fine": lean_bins(hidden, leans, FINE_LEANS),
-            "test_ones": lean_bins(test_hidden, test_leans, LEANS),
-            "test_fine": lean_bins(test_hidden, test_leans, FINE_LEANS),
-            "by_digit": [correlation(test[digit], all_leans[digit]).flatten().tolist()
-                         for digit in inside]}
+def reading_numbers(model, data):
+    """Single nodes: 1s that lean; blank paper; an upright bar drawn, painted over the test images,
+    erased from them, all else erased; 2s with the foot's rows erased, 7s with a foot painted."""
+    def firing(images, node):
+        return (activations(model, images)[:, node] > FIRES).double().mean().item()
 
-
-def with_corners_fixed(model, data, node, corners):
-    """Within each digit, over test images: the correlation of a node with the ink in two patches,
-    and with the lean, before and after what those two patches explain of both is taken away."""
-    ink = patch_means(data.test_images.squeeze(1)).double()
-    corner_ink = torch.stack([ink[:, row, column] for row, column in corners], 1)
-    hidden, leans = activations(model, data.test_images)[:, node], lean(data.test_images)
-    rows = []
-    for digit in range(10):
-        inside = data.test_labels == digit
-        known = torch.cat([torch.ones(int(inside.sum()), 1), corner_ink[inside]], 1)
-        both = torch.stack([hidden[inside], leans[inside]], 1)
-        rest = both - known @ torch.linalg.lstsq(known, both).solution
-        rows.append({"ink": correlation(corner_ink[inside].sum(1), both[:, 0]).item(),
-                     "lean": correlation(both[:, 0], both[:, 1]).item(),
-                     "lean_without_ink": correlation(rest[:, 0], rest[:, 1]).item()})
-    return rows
-
-
-def stroke_or_emptiness(model, images):
-    """Each node: a blank page, an upright bar that grows from the middle; images with that bar
-    painted or erased, and with only what lies on it, or off it."""
-    upright = bars([0])
-    blank = torch.full((1, 1, SIDE, SIDE), utils.PAPER)
-    lengths = [4, 8, 12, 16, 20]
-    grown = torch.cat([painted(blank, bars([0], length), utils.INK) for length in lengths])
-    return {"blank": activations(model, blank)[0].tolist(),
-            "lengths": lengths, "grown": activations(model, grown).tolist(),
-            "as_is": firing(model, images).tolist(),
-            "painted": firing(model, painted(images, upright, utils.INK)).tolist(),
-            "erased": firing(model, painted(images, upright, utils.PAPER)).tolist(),
-            "only_on": firing(model, painted(images, 1 - upright, utils.PAPER)).tolist()}
-
-
-def widths(images, rows):
-    """From the leftmost to the rightmost column with ink in these rows, in pixels: (n,)."""
-    inked = (images[:, 0, rows] > (utils.PAPER + utils.INK) / 2).any(1)
-    column = torch.arange(SIDE)
-    left = torch.where(inked, column, SIDE).amin(1)
-    right = torch.where(inked, column, -1).amax(1)
-    return (right - left + 1).clamp(min=0)
-
-
-def rows_of_ink(model, images):
-    """Each node: how its activation goes with the width of the ink in five rows; what a bar painted
-    across, 14 pixels long, and five rows erased, change in the share of images that fires it."""
-    share, hidden = firing(model, images), activations(model, images)
-    starts = list(range(2, 22))
-    result = {"starts": starts, "width": [], "painted": [], "erased": []}
-    for start in starts:
-        rows = slice(start, start + 5)
-        across = bars([90], length=14, y=start + 2.5)
-        erased = images.clone()
-        erased[:, :, rows] = utils.PAPER
-        result["width"].append(correlation(hidden, widths(images, rows)).flatten().tolist())
-        result["painted"].append((firing(model, torch.maximum(images, painted(
-            torch.tensor(utils.PAPER), across, utils.INK))) - share).tolist())
-        result["erased"].append((firing(model, erased) - share).tolist())
-    return result
-
-
-def foot(model, data, node):
-    """By digit: the share that fires a node, with a foot painted, and with the foot's rows, or as
-    many at the head, erased."""
-    drawn = painted(torch.tensor(utils.PAPER), bars([90], length=14, y=20.5), utils.INK)
-    rows = []
-    for digit in range(10):
-        images = data.test_images[data.test_labels == digit]
-        row = {"as_is": images, "painted": torch.maximum(images, drawn)}
-        for key, where in (("erased", FOOT), ("head_erased", HEAD)):
-            row[key] = images.clone()
-            row[key][:, :, where] = utils.PAPER
-        rows.append({key: firing(model, changed)[node].item() for key, changed in row.items()})
-    return rows
-
-
-def readings(model, data, maps):
-    """The tests of single nodes. maps: patch_maps() of the test images."""
-    ink, erased = maps
-    tests = spot_tests(model, data.test_images, ink, erased)
-    quarter = patch_means(columns(model))[9, :PLACES // 2, :PLACES // 2]
-    corner = list(divmod(quarter.argmin().item(), PLACES // 2))
-    return {"spots": tests, "slants": slants(model, data),
-            "corner": {"at": corner, "ink": ink[9][tuple(corner)].item(),
-                       "rank": rank_of(ink[9], corner, False)},
-            "corners": with_corners_fixed(model, data, 9, [tests[9]["low"], corner]),
-            "stroke": stroke_or_emptiness(model, data.test_images),
-            "rows": rows_of_ink(model, data.test_images), "foot": foot(model, data, 1)}
+    left, _, nearly_upright, right = ones_by_lean(model, data.images, data.labels,
+                                                  range(-20, 21, 10)).tolist()
+    images, upright = data.test_images, bars([0])
+    twos, sevens = (images[data.test_labels == digit] for digit in (2, 7))
+    erased = twos.clone()
+    erased[:, :, 18:24] = utils.PAPER
+    foot = painted(BLANK, bars([90], length=14, y=20.5), utils.INK)
+    blank, bar = activations(model, torch.cat([BLANK, painted(BLANK, upright, utils.INK)])).tolist()
+    return {"ones-5--20": left[5], "ones-5-10": right[5], "ones-9-0": nearly_upright[9],
+            "blank-2": blank[2], "bar-2-0": bar[2], "blank-9": blank[9],
+            "upright-as-is-9": firing(images, 9),
+            "upright-painted-9": firing(painted(images, upright, utils.INK), 9),
+            "upright-erased-9": firing(painted(images, upright, utils.PAPER), 9),
+            "upright-only-on-9": firing(painted(images, 1 - upright, utils.PAPER), 9),
+            "foot-as-is-2": firing(twos, 1), "foot-erased-2": firing(erased, 1),
+            "foot-as-is-7": firing(sevens, 1),
+            "foot-painted-7": firing(torch.maximum(sevens, foot), 1)}
 
 
 # --- What the nodes are: digits, a space, themselves? ---
 
-def one_digit(data, codes):
-    """How well a single number of a code tells one digit. codes: {name: (training, test) codes}."""
-    result = {}
-    for name, (code, test_code) in codes.items():
-        accuracy = balanced_accuracies(code, data.labels, test_code, data.test_labels)
-        curve = aucs(test_code, data.test_labels)
-        node, digit = divmod(accuracy.argmax().item(), 10)
-        result[name] = {"best": accuracy.max().item(), "node": node, "digit": digit,
-                        "by_digit": accuracy.amax(0).tolist(),
-                        "auc": ((curve - 0.5).abs().max() + 0.5).item()}
-    return result
-
-
-def spaces(model, start, hidden, scores, components, root):
-    """The span of the decoder's columns, and of the encoder's rows, beside that of as many
-    principal components; and beside random spaces. root: a root of the pixels' covariance."""
-    generator = torch.Generator().manual_seed(0)
-
-    def random(count):
-        return torch.randn(SIDE * SIDE, count, generator=generator, dtype=torch.float64)
-
-    def against(vectors):
-        return overlap(basis(vectors), components)
-
-    decoder, encoder = model.decoder.weight.detach(), model.encoder.weight.detach().t()
-    size = components.shape[1]
-    chance = torch.stack([cosines(basis(random(size)), components) for _ in range(100)])
-
-    def degrees(found):
-        return torch.rad2deg(torch.acos(found))
-
-    return {"decoder_angles": degrees(cosines(basis(decoder), components)).tolist(),
-            "encoder_angles": degrees(cosines(basis(encoder), components)).tolist(),
-            "random_angles": degrees(chance).mean(0).tolist(),
-            "decoder": against(decoder), "encoder": against(encoder),
-            "untrained": against(start.decoder.weight.detach()),
-            "random": chance.square().mean().item(),
-            "random_pictures": statistics.mean(against(root @ random(size)) for _ in range(50)),
-            "canonical": cosines(whitened(hidden), whitened(scores)).tolist()}
-
-
-def matching(models, data, scores):
-    """Are the nodes of two models the same, is the space? models: {name: model}; the seeds' are
-    called by their number. scores (n, 10): of the images on the principal components."""
-    generator = torch.Generator().manual_seed(0)
-    models = models | {f"start{seed}": untrained(seed) for seed in SEEDS}
-    hidden = {name: activations(model, data.images) for name, model in models.items()}
-    white = {name: whitened(values) for name, values in hidden.items()}
-    decoder = {name: basis(model.decoder.weight.detach()) for name, model in models.items()}
-
-    def compare(pairs):
-        found = [matched(correlation(hidden[a], hidden[b])) for a, b in pairs]
-        return {"absolute": summary(row["absolute"] for row in found),
-                "signed": summary(row["signed"] for row in found),
-                "canonical": summary(overlap(white[a], white[b]) for a, b in pairs),
-                "decoder": summary(overlap(decoder[a], decoder[b]) for a, b in pairs)}
-
-    def rotated(values, others):
-        """The nodes `values` against one random rotation of the space of each of the `others`."""
-        found = [matched(correlation(values, other) @ random_orthogonal(HIDDEN_DIMS, generator))
-                 for other in others]
-        return {key: summary(row[key] for row in found) for key in ("absolute", "signed")}
-
-    pairs = list(itertools.combinations(SEEDS, 2))
-    components = whitened(scores)
-    chance = [rotated(hidden[a], [white[b]])["absolute"]["mean"] for a, b in pairs]
-    return {"seeds": compare(pairs), "order": compare([(0, "order1"), (0, "order2")]),
-            "no_penalty": compare([(0, "free0"), (1, "free1")]),
-            "untrained": compare([(f"start{a}", f"start{b}") for a, b in pairs]),
-            "own_start": compare([(seed, f"start{seed}") for seed in SEEDS]),
-            "seeds_rotated": {"absolute": summary(chance)},
-            "components_rotated": rotated(components @ random_orthogonal(HIDDEN_DIMS, generator),
-                                          [components] * 50),
-            "trained_components_rotated": rotated(hidden[0], [components] * 50)}
+def one_digit(code, labels, test_code, test_labels):
+    """How well one column of a code (n, k) tells one digit from the rest: (k, 10), the mean of the
+    shares of right answers among the digit and among the rest, on test images. Threshold and
+    direction are the best on the training images."""
+    accuracy, digit, truth = [], torch.arange(10), F.one_hot(test_labels).double()
+    for column, test in zip(code.t(), test_code.t()):
+        values, order = column.sort()
+        inside = F.one_hot(labels[order]).double()
+        below = inside.cumsum(0) / inside.sum(0) - (1 - inside).cumsum(0) / (1 - inside).sum(0)
+        below[:-1][values[1:] == values[:-1]] = 0  # no threshold between equals
+        best = below.abs().argmax(0)
+        says = ((test.unsqueeze(1) <= values[best]) == (below[best, digit] > 0)).double()
+        accuracy.append(((says * truth).sum(0) / truth.sum(0)
+                         + ((1 - says) * (1 - truth)).sum(0) / (1 - truth).sum(0)) / 2)
+    return torch.stack(accuracy)
 
 
 def linear_accuracy(code, labels, test_code, test_labels):
@@ -659,170 +429,173 @@ def linear_accuracy(code, labels, test_code, test_labels):
         return value
 
     optimizer.step(loss)
-    with torch.no_grad():
-        return (linear(test_code).argmax(1) == test_labels).double().mean().item()
+    return (linear(test_code).argmax(1) == test_labels).double().mean().item()
 
 
-def linear_readout(data, codes):
-    return {name: linear_accuracy(code, data.labels, test_code, data.test_labels)
-            for name, (code, test_code) in codes.items()}
+def code_numbers(codes, data):
+    """How much ten numbers for an image tell of its digit: all of them, the best one, the best one
+    for each digit. codes: {name: (of the training images, of the test images)}."""
+    result = {}
+    for name, (code, test_code) in codes.items():
+        given = code, data.labels, test_code, data.test_labels
+        accuracy = one_digit(*given)
+        result |= {f"linear-{name}": linear_accuracy(*given), f"one-{name}": accuracy.max().item(),
+                   f"one-{name}-mean": accuracy.amax(0).mean().item()}
+        if name == "trained":
+            node, digit = divmod(accuracy.argmax().item(), 10)
+            result |= {"one-trained-node": node, "one-trained-digit": digit}
+    return result
+
+
+def space_numbers(model, start, components):
+    """The span of the decoder's columns, trained and untrained, beside that of as many principal
+    components (784, k): the mean squared cosine of the principal angles, 1 for the same space; and
+    the angles in degrees, beside those of random directions."""
+    generator = torch.Generator().manual_seed(0)
+    after, before = (cosines(part.decoder.weight.detach(), components) for part in (model, start))
+    chance = [cosines(torch.randn(components.shape, generator=generator, dtype=torch.float64),
+                      components) for _ in range(100)]
+    angles, random = torch.rad2deg(after.acos()), torch.rad2deg(torch.stack(chance).acos()).mean(0)
+    return {"space-decoder": after.square().mean().item(),
+            "space-untrained": before.square().mean().item(),
+            **{f"angle-decoder-{index}": angles[index].item() for index in (0, 5, 9)},
+            **{f"angle-random-{index}": random[index].item() for index in (0, 9)}}
+
+
+def match_numbers(models, data, scores):
+    """Are the nodes of two models the same, and is their space? models: {name: model}. scores: the
+    images' on the principal components, (n, 10). `absolute`: matched(); `canonical`: the mean
+    squared canonical correlation. Controls: spaces at random rotated."""
+    pairs = list(itertools.combinations(range(len(SEEDS)), 2))
+    compared = {"seeds": [(f"seed {a}", f"seed {b}") for a, b in pairs],
+                "untrained": [(f"untrained {a}", f"untrained {b}") for a, b in pairs],
+                "order": [("seed 0", "batch order 1"), ("seed 0", "batch order 2")],
+                "no-penalty": [("seed 0", "no penalty"), ("seed 1", "seed 1, no penalty")]}
+    models = models | {f"untrained {seed}": untrained(seed) for seed in range(len(SEEDS))}
+    centred = {}
+    for name in {name for names in compared.values() for pair in names for name in pair}:
+        hidden = activations(models[name], data.images)
+        centred[name] = hidden - hidden.mean(0)
+    generator = torch.Generator().manual_seed(0)
+
+    def rotated(space):
+        """By Q of a normal matrix, which is uniformly random once signs are free."""
+        return basis(space) @ basis(torch.randn(HIDDEN_DIMS, HIDDEN_DIMS, generator=generator,
+                                                dtype=torch.float64))
+
+    absolute = {"seeds-rotated": [matched(centred[a], rotated(centred[b]))
+                                  for a, b in compared["seeds"]]}
+    once = rotated(scores)  # whose mean is 0, as PCA's are
+    absolute["components-rotated"] = [matched(once, rotated(scores)) for _ in range(50)]
+    absolute |= {key: [matched(centred[a], centred[b]) for a, b in names]
+                 for key, names in compared.items()}
+    canonical = {key: [cosines(centred[a], centred[b]).square().mean().item() for a, b in names]
+                 for key, names in compared.items()}
+    return {"match-seeds-absolute-n": len(pairs),
+            **{f"match-{key}-absolute-mean": statistics.mean(absolute[key]) for key in absolute},
+            **{f"match-{key}-canonical-mean": statistics.mean(canonical[key]) for key in canonical},
+            **{f"match-{key}-absolute-{pick.__name__}": pick(absolute[key])
+               for key in ("seeds", "seeds-rotated") for pick in (min, max)}}
 
 
 # --- Sparsity ---
 
 def firing_row(model, data):
-    """How often nodes fire over the training images, by FIRES and by half of each node's own
-    maximum; the share of all activation that is in activations under a quarter; and, with no
-    threshold, among how many nodes an image shares its activation: (sum h)^2 / sum h^2."""
+    """How often nodes fire over the training images; the share of images that fire none, by FIRES
+    and by half of each node's own maximum; the nodes that fire for none; and the share of all
+    activation that is in activations under a quarter."""
     hidden = activations(model, data.images)
-    fires, own = hidden > FIRES, hidden > hidden.amax(0) / 2
-    means = hidden.mean(0)
+    fires, own, means = hidden > FIRES, hidden > hidden.amax(0) / 2, hidden.mean(0)
     return {"mse": mse(model, data.images), "mean": means.mean().item(),
             "lowest": means.min().item(), "highest": means.max().item(),
-            "on": fires.sum(1).double().mean().item(), "on_own": own.sum(1).double().mean().item(),
+            "on": fires.sum(1).double().mean().item(),
             "none": (~fires.any(1)).double().mean().item(),
-            "none_own": (~own.any(1)).double().mean().item(),
-            "dead": int((~fires.any(0)).sum()), "dead_own": int((~own.any(0)).sum()),
-            "faint": (hidden[hidden < 0.25].sum() / hidden.sum()).item(),
-            "shared_by": (hidden.sum(1).square() / hidden.square().sum(1)).mean().item()}
-
-
-def weight_rows(models, data):
-    """The penalty's weight. models: {weight: model}, from the same initial weights. `same_nodes`:
-    how the nodes match those without a penalty."""
-    free = activations(models[0.0], data.images)
-    return [{"weight": weight, **firing_row(model, data),
-             "same_nodes": matched(correlation(activations(model, data.images), free))["absolute"]}
-            for weight, model in models.items()]
+            "none-own": (~own.any(1)).double().mean().item(),
+            "dead": int((~fires.any(0)).sum()),
+            "faint": (hidden[hidden < 0.25].sum() / hidden.sum()).item()}
 
 
 def kind_row(model, data):
     """What the features look like, in numbers, medians over the nodes: how large a column's picture
-    is (pixels of more than half its largest weight), how like a whole digit (correlation with the
-    most similar of ten mean digits, less the mean of all), how well a node tells its best digit
-    (AUC), and the commonest digit's share among the images that fire it."""
-    pictures = columns(model).flatten(1).double()
+    is (pixels of more than half its largest weight), and how like a whole digit (correlation with
+    the most similar of ten mean digits, less the mean of all)."""
+    pictures, pixels = columns(model).flatten(1).double(), data.images.flatten(1)
     size = (pictures.abs() > pictures.abs().amax(1, keepdim=True) / 2).sum(1).double()
-    pixels = data.images.flatten(1)
     means = torch.stack([pixels[data.labels == digit].mean(0) for digit in range(10)])
-    means = means - pixels.mean(0)
-    fires = activations(model, data.images) > FIRES
-    purity = [data.labels[column].bincount(minlength=10).max() / column.sum()
-              for column in fires.t() if column.any()]
-    best = aucs(activations(model, data.test_images), data.test_labels).amax(1)
+    likeness = correlation(pictures.t(), (means - pixels.mean(0)).t()).amax(1)
     return {**firing_row(model, data), "nodes": len(pictures), "size": size.median().item(),
-            "digit_likeness": correlation(pictures.t(), means.t()).amax(1).median().item(),
-            "auc": best.median().item(), "purity": statistics.median(map(float, purity))}
+            "likeness": likeness.median().item()}
 
 
-def gradient_rows(watched, steps_per_epoch):
-    """How large the penalty's gradient is beside the MSE's, on the encoder's weights and on its
-    biases, epoch by epoch: the mean of the batches' norms, and the norm of the batches' mean, in
-    which the MSE's noise from batch to batch has averaged out."""
-    rows = []
-    for epoch in range(1, EPOCHS + 1):
-        parts = [torch.stack([noted[part] for noted in watched.noted
-                              if noted[0] // steps_per_epoch == epoch - 1]) for part in (1, 2)]
-        row = {"epoch": epoch, "batches": len(parts[0])}
-        for key, where in (("weights", slice(-1)), ("biases", slice(-1, None))):
-            (of_mse, mean_mse), (of_penalty, mean_penalty) = (
-                (part[..., where].flatten(1).norm(dim=1).mean().item(),
-                 part[..., where].mean(0).norm().item()) for part in parts)
-            row[key] = {"mse": of_mse, "penalty": of_penalty, "ratio": of_penalty / of_mse,
-                        "mean_ratio": mean_penalty / mean_mse}
-        rows.append(row)
-    return rows
+def gradient_numbers(noted, steps_per_epoch):
+    """How large the penalty's gradient is beside the MSE's, by epoch: by the mean of the batches'
+    norms; and by the norm of the batches' mean, in which the MSE's noise from batch to batch has
+    averaged out. noted: Watched's."""
+    gradients = {epoch: [torch.stack(part).flatten(1) for part in zip(*(
+        pair for step, pair in noted.items() if step // steps_per_epoch == epoch - 1))]
+        for epoch in (1, 2, 5, 20)}
+    of_mse, of_penalty = (part.mean(0) for part in gradients[2])
+    return {"gradient-weights-mean-2": (of_penalty.norm() / of_mse.norm()).item()} | {
+        f"gradient-weights-{epoch}": (of_penalty.norm(dim=1).mean()
+                                      / of_mse.norm(dim=1).mean()).item()
+        for epoch, (of_mse, of_penalty) in gradients.items()}
 
 
-def what_the_penalty_sees():
-    """The unweighted penalty of a node that is always 0.05, and of one that is 1 for one image in
-    20 and else 0: expected over random batches, of which a binomial number of images fire it."""
+def penalty_numbers():
+    """The unweighted penalty of a node that in a batch is on average 0.05, never fires, always
+    fires; and of one that is 1 for one image in 20 and else 0: expected over random batches, of
+    which a binomial number of images fire it. Then the trap in the sheet's float32 clamp: of a node
+    that always fires beside one at 0.2 in a batch of 5, the penalty and a row's gradients."""
     def penalty(rho_hat):
-        rho_hat = torch.full((1, 1), rho_hat, dtype=torch.float64)
-        return SparseAutoencoder.batched_sparsity_penalty(None, rho_hat).item()
+        hidden = torch.full((1, 1), rho_hat, dtype=torch.float64)
+        return SparseAutoencoder(1, 1).batched_sparsity_penalty(hidden).item()
 
-    def expected(batch):
-        return sum(math.comb(batch, count) * RHO ** count * (1 - RHO) ** (batch - count)
-                   * penalty(count / batch) for count in range(batch + 1))
-
-    return {"always": penalty(RHO), "one_in_20": expected(BATCH_SIZE),
-            "silent_batch": penalty(0.0), "silent_batches": (1 - RHO) ** BATCH_SIZE}
-
-
-# --- The clamp, and what the reconstructions show ---
-
-def clamp_trap(images):
-    """A node that always fires, beside one at 0.2, in the sheet's float32 penalty and in ours: the
-    penalty and the gradient on each. Then in the whole model, on a batch of images: the loss, and
-    whether the other nodes' gradients are ours."""
-    result = {"never": SparseAutoencoder.batched_sparsity_penalty(None, torch.zeros(5, 1)).item(),
-              "always": SparseAutoencoder.batched_sparsity_penalty(None, torch.ones(5, 1)).item()}
-    gradients = []
-    for key, kind in (("literal", Literal), ("ours", SparseAutoencoder)):
-        hidden = torch.tensor([[1, 0.2]] * 5, requires_grad=True)
-        penalty = kind.batched_sparsity_penalty(None, hidden)
-        penalty.backward()
-        model = untrained(SEED, kind)
-        with torch.no_grad():
-            model.encoder.bias[0] = 1000  # always on, to float32's last digit
-        hidden_batch, reconstruction = model(images)
-        loss = model.loss_function(images, reconstruction, hidden_batch)
-        loss.backward()
-        gradients.append([parameter.grad for parameter in model.parameters()])
-        result[key] = {"penalty": str(penalty.item()), "gradient": hidden.grad[0].tolist(),
-                       "loss": str(loss.item()),
-                       "finite": all(grad.isfinite().all().item() for grad in gradients[-1])}
-    result["same_gradients"] = all(torch.allclose(*pair) for pair in zip(*gradients))
-    return result
+    rare = sum(math.comb(BATCH_SIZE, count) * RHO ** count * (1 - RHO) ** (BATCH_SIZE - count)
+               * penalty(count / BATCH_SIZE) for count in range(BATCH_SIZE + 1))
+    hidden = torch.tensor([[1, 0.2]] * 5, requires_grad=True)
+    rho_hat = torch.clamp(hidden.mean(0), 1e-8, 1 - 1e-8)
+    literal = (RHO * torch.log(RHO / rho_hat)
+               + (1 - RHO) * torch.log((1 - RHO) / (1 - rho_hat))).sum()
+    literal.backward()
+    return {"sees-always": abs(penalty(RHO)), "sees-rare": rare,
+            "sees-silent-batch": penalty(0.0), "sees-silent-batches": (1 - RHO) ** BATCH_SIZE,
+            "clamp-never": penalty(0.0), "clamp-always": penalty(1.0),
+            "clamp-literal-penalty": str(literal.item()),  # JSON has no infinity
+            "clamp-literal-gradient-0": hidden.grad[0, 0].item(),
+            "clamp-literal-gradient-1": hidden.grad[0, 1].item()}
 
 
-def trained_judge(pixels, labels):
-    """A classifier of digits, 784 -> 128 -> 10, from real images."""
+# --- What the reconstructions show ---
+
+def judge_numbers(model, pca, data):
+    """What a classifier reads in test images, in their reconstructions, and in those of as many
+    principal components: how much is right, and the shares of 4s read as 9, 7s as 9, 5s as 5. All
+    is clipped to what tanh can give: the range that the classifier learned in."""
     torch.manual_seed(0)
     judge = nn.Sequential(nn.Linear(SIDE * SIDE, 128), nn.ReLU(), nn.Linear(128, 10))
     optimizer = torch.optim.Adam(judge.parameters(), lr=1e-3, fused=True)
-    loader = codelet7.make_dataloader(pixels, labels, BATCH_SIZE, seed=0)
-    for _ in range(5):
-        for batch, answers in loader:
-            optimizer.zero_grad()
-            F.cross_entropy(judge(batch), answers).backward()
-            optimizer.step()
-    return judge
-
-
-@torch.no_grad()
-def read_as(data, model, components, mean):
-    """What two judges read in test images, in their reconstructions, and in those of as many
-    principal components: {judge: {pictures: rates}}, rates[digit][read as]. One is a small network,
-    the other takes the nearest of ten mean digits. All is clipped to what tanh can give: the range
-    that the judges learned in."""
-    pixels, test = (images.flatten(1).clamp(-1, 1) for images in (data.images, data.test_images))
-    centred = data.test_images.flatten(1).double() - mean
-    pictures = {"real": test, "reconstruction": model(data.test_images)[1],
-                "pca": (mean + centred @ components @ components.t()).float().clamp(-1, 1)}
-    with torch.enable_grad():
-        network = trained_judge(pixels, data.labels)
-    means = torch.stack([pixels[data.labels == digit].mean(0) for digit in range(10)])
-    judges = {"network": network, "nearest": lambda x: -torch.cdist(x, means)}
+    loader = codelet7.make_dataloader(data.images.flatten(1).clamp(-1, 1), data.labels, BATCH_SIZE,
+                                      seed=0)
+    for batch, answers in itertools.chain.from_iterable(itertools.repeat(loader, 5)):
+        optimizer.zero_grad()
+        F.cross_entropy(judge(batch), answers).backward()
+        optimizer.step()
     result = {}
-    for name, judge in judges.items():
-        result[name] = {}
-        for key, shown in pictures.items():
-            says = judge(shown).argmax(1)
-            rates = [says[data.test_labels == digit].bincount(minlength=10)
-                     / (data.test_labels == digit).sum() for digit in range(10)]
-            result[name][key] = {"accuracy": (says == data.test_labels).double().mean().item(),
-                                 "rates": torch.stack(rates).tolist()}
+    with torch.no_grad():
+        for name, pictures in (("real", data.test_images.flatten(1)),
+                               ("reconstruction", model(data.test_images)[1]),
+                               ("pca", pca.decode(pca.encode(data.test_images)))):
+            says = judge(pictures.clamp(-1, 1)).argmax(1)
+            result[f"network-{name}-accuracy"] = (says == data.test_labels).double().mean().item()
+            for digit, read in ((4, 9), (7, 9), (5, 5)):
+                share = (says[data.test_labels == digit] == read).double().mean().item()
+                result[f"network-{name}-{digit}-{read}"] = share
     return result
 
 
 # --- The pictures, drawn at the size they are printed in: 6.7 inches, the width of the text ---
 
 WIDE = 1340  # pixels, 200 to the inch
-
-
-def canvas(height):
-    return Figure(figsize=(WIDE / utils.DPI, height / utils.DPI))
 
 
 def axes_at(figure, left, top, width, height):
@@ -847,538 +620,278 @@ def draw_mosaic(figure, left, top, pictures, across, zoom):
     return axes
 
 
-def feature_panel(model):
-    """The decoder's columns as 8-bit pictures (hDims, 3, 28, 28), each on its own scale."""
-    pictures = columns(model).unsqueeze(1)
-    return utils.in_colours(pictures / pictures.abs().amax((1, 2, 3), keepdim=True))
-
-
-def feature_words(row, between):
-    """What is said under a panel, from its kind_row()."""
-    return (f"mean activation {row['mean']:.2f}; {row['on']:.1f} of {row['nodes']} nodes fire"
-            f"{between}MSE {row['mse']:.3f}; {row['dead']} dead nodes")
-
-
 @utils.styled
 def plot_sparsity(models, rows, path):
-    """Three kinds of features: two models of ten nodes to the left, one of a hundred to the right.
-    models and rows (their kind_row()s) in that order."""
-    figure = canvas(735)
-    heads = ["Blobs: 10 nodes, weight 0.0001 (the sheet's)", "Digits: 10 nodes, weight 0.1",
-             "Strokes: 100 nodes, weight 0.01, learning rate 0.001"]
-    places = [(0, 0, 5, 5), (0, 375, 5, 5), (755, 0, 10, 2)]  # left, top, across, zoom
-    for head, model, row, (left, top, across, zoom) in zip(heads, models, rows, places):
-        pictures = feature_panel(model)
+    """Save three kinds of features: two models of ten nodes to the left, one of a hundred to the
+    right. Each column is on its own scale. rows: kind_row()s."""
+    figure = Figure(figsize=(WIDE / utils.DPI, 735 / utils.DPI))
+    for kind, head, left, top, across, zoom, between in (
+            ("dense", "Blobs: 10 nodes, weight 0.0001 (the sheet's)", 0, 0, 5, 5, "; "),
+            ("digits", "Digits: 10 nodes, weight 0.1", 0, 375, 5, 5, "; "),
+            ("strokes", "Strokes: 100 nodes, weight 0.01, learning rate 0.001", 755, 0, 10, 2,
+             "\n")):
+        row, weights = rows[kind], columns(models[KINDS[kind]]).unsqueeze(1)
+        pictures = utils.in_colours(weights / weights.abs().amax((1, 2, 3), keepdim=True))
+        bottom = top + 32 + (len(pictures) // across * 29 + 1) * zoom
         say(figure, left + zoom, top + 5, head, fontsize=7.5)
         draw_mosaic(figure, left, top + 32, pictures, across, zoom)
-        say(figure, left + zoom, top + 32 + (len(pictures) // across * 29 + 1) * zoom + 3,
-            feature_words(row, "; " if across == 5 else "\n"))
+        say(figure, left + zoom, bottom + 3,
+            f"mean activation {row['mean']:.2f}; {row['on']:.1f} of {row['nodes']} nodes fire"
+            f"{between}MSE {row['mse']:.3f}; {row['dead']} dead nodes")
     utils.save(figure, path)
-
-
-def patch_panels(model, maps):
-    """The rows of patches.png: {name: (8-bit pictures (hDims, 3, 28, 28), the end of their scale)},
-    one scale to a row. A map's value stands at the middle of its patch."""
-    encoder = model.encoder.weight.detach().view(-1, 1, SIDE, SIDE)
-    ink, erased = (F.pad(change.unsqueeze(1), [PATCH // 2] * 4) for change in maps)
-    rows = {"encoder,\nsmoothed": gaussian_blur(encoder, kernel_size=9, sigma=1.5),
-            "decoder": columns(model).unsqueeze(1),
-            "ink in a\n5 x 5 patch": ink, "paper in a\n5 x 5 patch": erased}
-    return {name: (utils.in_colours(row), row.abs().max().item()) for name, row in rows.items()}
 
 
 @utils.styled
 def plot_patches(model, maps, tests, path):
-    """Save, for each node, its weights and what patches do to it, with the two spots that tests
-    (spot_tests()) were made in: solid where the decoder is highest, dashed where it is lowest."""
+    """Save, for each node, its weights and what patches do to it (patch_maps()), one scale to a
+    row, with the two spots of its row in tests (spot_rows()): solid where the decoder is highest,
+    dashed where it is lowest. A map's value stands at the middle of its patch."""
+    encoder = model.encoder.weight.detach().view(-1, 1, SIDE, SIDE)
+    ink, paper = (F.pad(change.unsqueeze(1), [PATCH // 2] * 4) for change in maps)
+    rows = {"encoder,\nsmoothed": gaussian_blur(encoder, kernel_size=9, sigma=1.5),
+            "decoder": columns(model).unsqueeze(1),
+            "ink in a\n5 x 5 patch": ink, "paper in a\n5 x 5 patch": paper}
     zoom, left, top = 4, WIDE - 291 * 4, 30
-    panels = patch_panels(model, maps)
-    figure = canvas(top + 117 * zoom + 35)
-    pictures = torch.cat([row for row, _ in panels.values()])
-    axes = draw_mosaic(figure, left, top, pictures, len(tests), zoom)
-    for row, (name, (_, largest)) in enumerate(panels.items()):
+    below = top + 117 * zoom + 6
+    figure = Figure(figsize=(WIDE / utils.DPI, (below + 29) / utils.DPI))
+    axes = draw_mosaic(figure, left, top, torch.cat([*map(utils.in_colours, rows.values())]),
+                       len(tests), zoom)
+    for row, (name, values) in enumerate(rows.items()):
+        largest = values.abs().max().item()
         scale = f"{largest:.2f}" if row < 2 else f"{100 * largest:.0f} points"
         say(figure, 2, top + (row * 29 + 14) * zoom, f"{name}\n\N{PLUS-MINUS SIGN}{scale}",
             va="center", linespacing=1.25)
     for node, test in enumerate(tests):
-        say(figure, left + (node * 29 + 15) * zoom, 4, f"node {node}", ha="center", fontsize=7.5)
-        say(figure, left + (node * 29 + 15) * zoom, top + 117 * zoom + 6, f"{test['auc']:.2f}",
-            ha="center", fontsize=7.5)
-        for row in range(len(panels)):
-            for spot, line in ((test["high"], "-"), (test["low"], (0, (1.5, 1)))):
-                corner = (node * 29 + 1 + spot[1] - 0.5, row * 29 + 1 + spot[0] - 0.5)
-                axes.add_patch(Rectangle(corner, PATCH, PATCH, fill=False, linewidth=0.7,
-                                         linestyle=line))
-    say(figure, 2, top + 117 * zoom + 6, "AUC of the two")
+        middle = left + (node * 29 + 15) * zoom
+        say(figure, middle, 4, f"node {node}", ha="center", fontsize=7.5)
+        say(figure, middle, below, f"{test['auc']:.2f}", ha="center", fontsize=7.5)
+        for row, (key, line) in itertools.product(range(len(rows)),
+                                                  (("high", "-"), ("low", (0, (1.5, 1))))):
+            down, right = divmod(test[key], PLACES)
+            axes.add_patch(Rectangle((node * 29 + right + 0.5, row * 29 + down + 0.5), PATCH, PATCH,
+                                     fill=False, linewidth=0.7, linestyle=line))
+    say(figure, 2, below, "AUC of the two")
     utils.save(figure, path)
-
-
-FOUR = {5: {"color": utils.ORANGE, "marker": "o"}, 9: {"color": utils.BLUE, "marker": "s"},
-        4: {"color": utils.GREY, "marker": "^"}, 7: {"color": "black", "marker": "D"}}  # by node
-MARKS = {"markersize": 3, "linewidth": 1.2}
-
-
-def slant_panel(axes, found):
-    """1s by their lean: the share that fires four nodes; lines: training images, hollow: test."""
-    for key, style in (("fine", {}), ("test_fine", {"linestyle": "", "markerfacecolor": "none",
-                                                    "markersize": 5, "markeredgewidth": 0.6})):
-        middle = [(row["from"] + row["to"]) / 2 for row in found[key]]
-        for node, look in FOUR.items():
-            axes.plot(middle, [row["fires"][node] for row in found[key]], **look | MARKS | style)
-    axes.set(title="1s: share that fires the node", xlabel="lean of the 1 (degrees)",
-             xticks=range(-15, 46, 15))
-
-
-def bar_panel(axes, found):
-    """Drawn bars by their angle: the activation of the same four nodes."""
-    shown = slice(found["angles"].index(-60), found["angles"].index(60) + 1)
-    for node, look in FOUR.items():
-        axes.plot(found["angles"][shown], [row[node] for row in found["bars"][shown]],
-                  label=f"node {node}", **look | MARKS)
-    axes.set(title="a drawn bar: activation", xlabel="lean of the bar (degrees)",
-             xticks=range(-60, 61, 30))
-
-
-def width_panel(axes, found):
-    """The correlation of each node with the width of the ink, by rows: two in colour."""
-    middle = [start + PATCH // 2 for start in found["starts"]]
-    shown = {1: {"color": utils.ORANGE}, 3: {"color": utils.BLUE, "linestyle": "--"}}
-    for node, series in enumerate(zip(*found["width"])):
-        others = {"color": "#cccccc", "linewidth": 0.7, "zorder": 0, "label": None}
-        axes.plot(middle, series, **{"label": f"node {node}"} | shown.get(node, others))
-    axes.set(title="correlation with the ink's width", xlabel="in five rows around row",
-             xticks=range(5, 25, 5), yticks=[-0.5, 0, 0.5])
 
 
 @utils.styled
-def plot_angles(found, path):
-    """Save what slanted and wide strokes do. found: readings()."""
-    figure = canvas(430)
-    for left, draw, key in ((55, slant_panel, "slants"), (505, bar_panel, "slants"),
-                            (975, width_panel, "rows")):
-        axes = axes_at(figure, left, 35, 350, 275)
-        draw(axes, found[key])
+def plot_angles(model, data, widths, path):
+    """Save what slanted strokes do to four nodes, and wide ones to all. widths: width_rows()."""
+    four = {5: {"color": utils.ORANGE, "marker": "o"}, 9: {"color": utils.BLUE, "marker": "s"},
+            4: {"color": utils.GREY, "marker": "^"}, 7: {"color": "black", "marker": "D"}}
+    filled = {"markersize": 3, "linewidth": 1.2}
+    hollow = {"markersize": 5, "linestyle": "", "markerfacecolor": "none", "markeredgewidth": 0.6}
+    leans, angles = range(-15, 46, 5), range(-60, 61, 5)  # edges of the bins of 1s; of the bars
+    figure = Figure(figsize=(WIDE / utils.DPI, 430 / utils.DPI))
+    ones, bar, width = (axes_at(figure, left, 35, 350, 275) for left in (55, 505, 975))
+
+    middle = [(low + high) / 2 for low, high in itertools.pairwise(leans)]
+    for images, labels, style in ((data.images, data.labels, filled),
+                                  (data.test_images, data.test_labels, hollow)):
+        shares = ones_by_lean(model, images, labels, leans)
+        for node, look in four.items():
+            ones.plot(middle, shares[:, node], **look, **style)
+    ones.set(title="1s: share that fires the node", xlabel="lean of the 1 (degrees)",
+             xticks=range(-15, 46, 15))
+
+    hidden = activations(model, painted(BLANK, bars(angles), utils.INK))
+    for node, look in four.items():
+        bar.plot(angles, hidden[:, node], label=f"node {node}", **look, **filled)
+    bar.set(title="a drawn bar: activation", xlabel="lean of the bar (degrees)",
+            xticks=range(-60, 61, 30))
+
+    shown = {1: {"color": utils.ORANGE, "label": "node 1"},
+             3: {"color": utils.BLUE, "label": "node 3", "linestyle": "--"}}
+    for node, series in enumerate(zip(*widths)):
+        width.plot(ROWS, series, **shown.get(node, {"color": "#cccccc", "linewidth": 0.7,
+                                                    "zorder": 0}))
+    width.set(title="correlation with the ink's width", xlabel="in five rows around row",
+              xticks=range(5, 25, 5), yticks=[-0.5, 0, 0.5])
+
+    for axes in figure.axes:
         axes.tick_params(labelsize=7, length=2, pad=2)
         axes.xaxis.labelpad = 2
-        if draw is not slant_panel:
-            handles = axes.get_legend_handles_labels()
-            middle = (left + 175 if draw is width_panel else 455) / WIDE
-            figure.legend(*handles, loc="lower center", bbox_to_anchor=(middle, 0), ncols=4,
-                          frameon=False, fontsize=7.5, handlelength=1.8, columnspacing=1.2)
+    for axes, center in ((bar, 455), (width, 1150)):
+        figure.legend(*axes.get_legend_handles_labels(), loc="lower center", frameon=False,
+                      bbox_to_anchor=(center / WIDE, 0), ncols=4, fontsize=7.5, handlelength=1.8,
+                      columnspacing=1.2)
     utils.save(figure, path)
 
 
-# --- The macros: a function for each section of results.json, {key: LaTeX} ---
+# --- The macros ---
 
-def number(value, form=".4f"):
-    return format(value, form).replace("-", "$-$")
+FORMATS = {  # of Python, and of points(), for the keys' numbers: the first that fits; else ".4f"
+    ".2%": "penalty-share",
+    ".1%": "linear-* network-*-accuracy sees-silent-batches",
+    "share": "tanh-share bright_pixels fires-* ones-* upright-* foot-* one-* weight-1-* "
+             "running-none running-faint kind-strokes-faint gradient-* network-*",
+    "points": "ink-* paper-*",
+    ".3f": "at-mean-* running-mean",
+    ".2f": "auc-* blank-* bar-* corner-* width-* space-* match-* kind-*-likeness",
+    ".1f": "sheet-*-sds at-once kind-*-on",
+    ".0f": "angle-* kind-*-size",
+    ".4g": "clamp-literal-*",
+}
 
 
-def percent(value, form=".0%"):
-    """A share in per cent, with a decimal more where whole ones would make most of all, or some of
-    none."""
-    if 0 < value < 0.005 or 0.995 <= value < 1:
-        form = ".1%"
+def share(value):
+    """In per cent; with a decimal where whole ones would make most of all, or some of none."""
+    form = ".1%" if 0 < value < 0.005 or 0.995 <= value < 1 else ".0%"
     return format(value, form).replace("%", r"\%")
 
 
-def two(value):
-    return number(value, ".2f")
+def latex(key, value):
+    if not isinstance(value, float):  # a count, or a text
+        return str(value)
+    form = next((form for form, patterns in FORMATS.items()
+                 if any(fnmatchcase(key, pattern) for pattern in patterns.split())), ".4f")
+    if form == "points":  # a change of a share, in percentage points
+        return f"${100 * value:+.0f}$"
+    return share(value) if form == "share" else format(value, form).replace("%", r"\%")
 
 
-def points(value):
-    """A change of a share, in percentage points, with its sign."""
-    return f"${100 * value:+.0f}$"
-
-
-def table(rows):
-    return "\n".join(" & ".join(row) + r" \\" for row in rows)
-
-
-def each(key, values, form):
-    """{key-0: ..., key-1: ...}"""
-    return {f"{key}-{index}": form(value) for index, value in enumerate(values)}
-
-
-def loss_macros(results):
-    """The default run, the sheet, the seeds; the finished model on whole sets."""
-    rows, bounds = results["seeds"], results["floors"]
-    mine = rows[SEED]
-    values = {key: number(mine[key]) for key in ("first", "last", "last_mse", "test")}
-    values |= {"torch": results["setting"]["torch"], "seeds": str(len(rows)),
-               "penalty-share": format(100 * (mine["last"] - mine["last_mse"]) / mine["last"],
-                                       ".2f") + r"\%",
-               "seeds-rank": str(1 + sum(row["last"] < mine["last"] for row in rows)),
-               "seeds-below": str(sum(row["last"] < mine["last"] for row in rows))}
-    for key in ("first", "last", "test"):
-        of_seeds = [row[key] for row in rows]
-        values |= {f"seeds-{key}-mean": number(statistics.mean(of_seeds)),
-                   f"seeds-{key}-sd": number(statistics.stdev(of_seeds)),
-                   f"seeds-{key}-min": number(min(of_seeds)),
-                   f"seeds-{key}-max": number(max(of_seeds))}
+def row_numbers(results):
+    """The numbers that codelet7.tex states of the rows in results.json."""
+    nodes, spots, kinds = results["nodes"], results["spots"], results["kinds"]
+    within, widths = results["lean_within_digits"], results["widths"]
+    values = {"seeds": len(SEEDS), "places": PLACES ** 2, "at-once": kinds["dense"]["on"],
+              "change-nopenalty": results["changes"]["no penalty"],
+              "top-9-7": nodes[9]["top"][7], "fires-2-0": nodes[2]["fires_by_digit"][0],
+              "lean-5-negative": sum(value < 0 for value in within["5"]),
+              "width-1-most": max(row[1] for row in widths),
+              "width-3-8": widths[ROWS.index(10)][3],  # from row 8 on: the five rows around 10
+              "width-3-20": widths[ROWS.index(22)][3],
+              "right-signs": sum((row["ink-high"] > 0) + (row["paper-high"] < 0)
+                                 + (row["ink-low"] < 0) for row in spots)}
+    for key, losses in results["seeds"].items():
+        values |= {key: losses[SEED], f"seeds-{key}-mean": statistics.mean(losses),
+                   f"seeds-{key}-min": min(losses), f"seeds-{key}-max": max(losses)}
     for key, epoch in (("first", 1), ("last", EPOCHS)):
-        sheet, of_seeds = codelet7.SHEET_LOSSES[epoch], [row[key] for row in rows]
-        away = abs(sheet - statistics.mean(of_seeds)) / statistics.stdev(of_seeds)
-        values |= {f"sheet-{key}": number(sheet), f"sheet-{key}-sds": number(away, ".1f"),
-                   f"sheet-{key}-below": str(sum(value < sheet for value in of_seeds))}
-    gaps = [row["test_mse"] - row["train_mse"] for row in rows]
-    values |= {"train-loss": number(mine["train"]), "train-mse": number(mine["train_mse"]),
-               "test-mse": number(mine["test_mse"]),
-               "gap-loss": number(mine["test"] - mine["train"]),
-               "gap-mse": number(gaps[SEED]), "seeds-gap-mean": number(statistics.mean(gaps)),
-               "seeds-gap-min": number(min(gaps)), "seeds-gap-max": number(max(gaps)),
-               "gap-tanh": number(bounds["tanh_test"] - bounds["tanh"]),
-               "above-tanh-train": number(mine["train_mse"] - bounds["tanh"]),
-               "above-tanh-test": number(mine["test_mse"] - bounds["tanh_test"])}
-    return values
-
-
-def floor_macros(results):
-    """What the MSE is made of, and what one change does to it."""
-    bounds, mine = results["floors"], results["seeds"][SEED]["train_mse"]
-    values = {key: number(value) for key, value in bounds.items()}
-    values |= {"bright_pixels": percent(bounds["bright_pixels"]),
-               "tanh-share": percent(bounds["tanh"] / mine),
-               "clip-gap": number(bounds["pca"] - bounds["pca_unclipped"]),
-               "code-gap": number(bounds["pca"] - bounds["tanh"]),
-               "training-gap": number(mine - bounds["pca"])}
-    for row in results["changes"]:
-        values |= {f"change-{row['key']}": number(row["loss"]),
-                   f"change-{row['key']}-mse": number(row["train_mse"]),
-                   f"change-{row['key']}-test-mse": number(row["test_mse"])}
-    return values | {"change-rows": table([row["change"], number(row["loss"])]
-                                          for row in results["changes"])}
-
-
-def node_macros(results):
-    """The ten nodes, the top images, and those of the untrained nodes."""
-    found, before = results["features"], results["untrained_top"]
-    purest = max(range(HIDDEN_DIMS), key=lambda node: max(before[node]))
-    values = {"untrained-purest": str(purest), "untrained-purest-count": str(max(before[purest])),
-              "untrained-purest-digit": str(before[purest].index(max(before[purest]))),
-              "correlation": two(found["largest_correlation"]),
-              "at-once": number(found["on"], ".1f"), "codes": str(found["codes"]),
-              "mean": two(found["mean"])}
-    for name, pick in (("least", min), ("most", max)):
-        values |= {f"mean-{name}": two(pick(row["mean"] for row in found["nodes"])),
-                   f"fires-{name}": percent(pick(row["fires"] for row in found["nodes"])),
-                   f"at-mean-{name}": number(pick(row["at_mean"] for row in found["nodes"]), ".3f"),
-                   f"at-zero-{name}": number(pick(row["at_zero"] for row in found["nodes"]), ".3f")}
-    rows = []
-    for node, row in enumerate(found["nodes"]):
-        values |= each(f"untrained-{node}", before[node], str)
-        values |= each(f"top-{node}", row["top"], str)
-        values |= each(f"fires-{node}", row["fires_by_digit"], percent)
-        values |= {f"fires-{node}": percent(row["fires"]),
-                   f"mean-{node}": two(row["mean"]),
-                   f"at-mean-{node}": number(row["at_mean"], ".3f"),
-                   f"at-zero-{node}": number(row["at_zero"], ".3f")}
-
-        def listed(key, chosen):
-            return ", ".join(rf"{digit}\,({values[f'{key}-{node}-{digit}']})" for digit in chosen)
-
-        by_top = sorted(range(10), key=lambda digit: -row["top"][digit])
-        by_fires = sorted(range(10), key=lambda digit: -row["fires_by_digit"][digit])
-        rows.append([str(node), values[f"mean-{node}"], values[f"fires-{node}"],
-                     listed("top", by_top[:3]), listed("fires", by_fires[:3]),
-                     listed("fires", by_fires[-2:]), values[f"at-mean-{node}"]])
-    return values | {"node-rows": table(rows)}
-
-
-def reading_macros(results):
-    """The tests of single nodes."""
-    found = results["readings"]
-    values, rows = {"places": str(PLACES ** 2)}, []
-    for node, row in enumerate(found["spots"]):
-        for key in ("ink_high", "paper_high", "ink_low"):
-            name = key.replace("_", "-")
-            values |= {f"{name}-{node}": points(row[key]),
-                       f"{name}-rank-{node}": str(row[f"{key}_rank"])}
-        for key in ("auc", "auc_high", "auc_low", "random_auc_best", "random_auc_mean"):
-            values[f"{key.replace('_', '-')}-{node}"] = two(row[key])
-        values |= {f"random-better-{node}": str(row["random_better"]),
-                   "random-pairs": str(row["random_pairs"])}
-        for key in ("high", "low"):  # rows and columns from 0, first to last
-            values[f"spot-{key}-{node}"] = ", ".join(
-                f"{name} {start} to {start + PATCH - 1}"
-                for name, start in zip(("rows", "columns"), row[key]))
-        rows.append([str(node), *(f"{values[f'{name}-{node}']} ({values[f'{name}-rank-{node}']})"
-                                  for name in ("ink-low", "ink-high", "paper-high")),
-                     values[f"auc-{node}"], str(row["random_better"])])
-    aucs_found = [row["auc"] for row in found["spots"]]
-    values |= {"reading-rows": table(rows), "auc-least": two(min(aucs_found)),
-               "auc-most": two(max(aucs_found)),
-               "auc-nine": str(sum(round(value, 2) >= 0.9 for value in aucs_found)),
-               "right-signs": str(sum((row["ink_high"] > 0) + (row["paper_high"] < 0)
-                                      + (row["ink_low"] < 0) for row in found["spots"])),
-               "corner-ink": points(found["corner"]["ink"]),
-               "corner-rank": str(found["corner"]["rank"])}
-    return values | slant_macros(found) | stroke_macros(found)
-
-
-def slant_macros(found):
-    """Keys: ones-NODE-FROM the training 1s of the bin that starts at FROM degrees, test-ones- the
-    test images'; bar-NODE-ANGLE; lean-NODE-DIGIT."""
-    values = {}
-    for name, key in (("ones", "ones"), ("test-ones", "test_ones")):
-        for row in found["slants"][key]:
-            values[f"{name}-n-{row['from']}"] = str(row["n"])
-            values |= {f"{name}-{node}-{row['from']}": percent(share)
-                       for node, share in enumerate(row["fires"])}
-    for angle, row in zip(found["slants"]["angles"], found["slants"]["bars"]):
-        if angle % 15 == 0:
-            values |= {f"bar-{node}-{angle}": two(value)
-                       for node, value in enumerate(row)}
-    by_node = list(zip(*found["slants"]["by_digit"]))
-    for node, row in enumerate(by_node):
-        values |= each(f"lean-{node}", row, two)
-        values |= {f"lean-{node}-positive": str(sum(value > 0 for value in row)),
-                   f"lean-{node}-negative": str(sum(value < 0 for value in row))}
-    others = [row for digit, row in enumerate(found["corners"]) if digit != 1]
-    for key in ("ink", "lean", "lean_without_ink"):  # of node 9, in all digits but 1
-        name = "corner-" + key.replace("_", "-")
-        values |= {f"{name}-least": two(min(row[key] for row in others)),
-                   f"{name}-most": two(max(row[key] for row in others)),
-                   f"{name}-mean": two(statistics.mean(row[key] for row in others)),
-                   f"{name}-ones": two(found["corners"][1][key])}
-    return values
-
-
-def stroke_macros(found):
-    """Bars painted and erased, and the width of the ink."""
-    stroke, rows = found["stroke"], found["rows"]
-    values = each("blank", stroke["blank"], two)
-    for length, row in zip(stroke["lengths"], stroke["grown"]):
-        values |= {f"grown-{node}-{length}": two(value) for node, value in enumerate(row)}
-    for key in ("as_is", "painted", "erased", "only_on"):
-        values |= each(f"upright-{key.replace('_', '-')}", stroke[key], percent)
-    for name, key, form in (("width", "width", two),
-                            ("across", "painted", points), ("rows-erased", "erased", points)):
-        for start, row in zip(rows["starts"], rows[key]):
-            values |= {f"{name}-{node}-{start}": form(value) for node, value in enumerate(row)}
-    for node, series in enumerate(zip(*rows["width"])):
-        values |= {f"width-{node}-most": two(max(series)),
-                   f"width-{node}-most-at": str(rows["starts"][series.index(max(series))])}
-    for digit, row in enumerate(found["foot"]):
-        values |= {f"foot-{key.replace('_', '-')}-{digit}": percent(value)
-                   for key, value in row.items()}
-    return values
-
-
-def space_macros(results):
-    """Single nodes and digits; the space; what seeds share; the linear classifier."""
-    values = {}
-    for name, row in results["one_digit"].items():
-        values |= {f"one-{name}": percent(row["best"]), f"one-{name}-node": str(row["node"]),
-                   f"one-{name}-digit": str(row["digit"]),
-                   f"one-{name}-auc": two(row["auc"]),
-                   f"one-{name}-mean": percent(statistics.mean(row["by_digit"])),
-                   f"one-{name}-least": percent(min(row["by_digit"]))}
-        values |= each(f"one-{name}-of", row["by_digit"], percent)
-    found = results["spaces"]
-    for name in ("decoder", "encoder", "random"):
-        values |= each(f"angle-{name}", found[f"{name}_angles"], "{:.0f}".format)
-    values |= {f"space-{name.replace('_', '-')}": two(found[name])
-               for name in ("decoder", "encoder", "untrained", "random", "random_pictures")}
-    values |= each("canonical", found["canonical"], two)
-    for name, row in results["matching"].items():
-        for key, numbers in row.items():
-            values |= {f"match-{name.replace('_', '-')}-{key}-{what}":
-                       str(value) if what == "n" else two(value)
-                       for what, value in numbers.items()}
-            if key == "absolute":  # .998 is not all
-                values[f"match-{name.replace('_', '-')}-precise"] = number(numbers["mean"], ".3f")
-    return values | {f"linear-{name}": percent(value, ".1%")
-                     for name, value in results["linear"].items()}
-
-
-def sparsity_macros(results):
-    """The kinds of features, the weights, the gradients, what the penalty sees."""
-    values, rows = {}, []
-    for row in results["weights"]:
-        power = "$0$" if row["weight"] == 0 else f"$10^{{{round(math.log10(row['weight']))}}}$"
-        rows.append([power, number(row["mean"], ".3f"),
-                     f"{row['lowest']:.2f} to {row['highest']:.2f}", number(row["on"], ".1f"),
-                     number(100 * row["none"], ".1f"), number(100 * row["none_own"], ".1f"),
-                     str(row["dead"]), number(row["mse"]), two(row["same_nodes"])])
-        values |= firing_macros(f"weight-{row['weight']:g}", row)
-        values[f"weight-{row['weight']:g}-same"] = two(row["same_nodes"])
-    values |= {"sparsity-rows": table(rows)} | firing_macros("running", results["running_mean"])
+        sheet, losses = codelet7.SHEET_LOSSES[epoch], results["seeds"][key]
+        away = abs(sheet - statistics.mean(losses)) / statistics.stdev(losses)
+        values |= {f"sheet-{key}": sheet, f"sheet-{key}-sds": away}
+    # Node 9's lean within all digits but 1, whose lean is of another kind.
+    leans, fixed = (within[key][:1] + within[key][2:] for key in ("9", "9, corners fixed"))
+    values |= {"corner-lean-mean": statistics.mean(leans),
+               "corner-lean-without-ink-mean": statistics.mean(fixed)}
+    for name, found in (("corner-lean", leans), ("auc", [row["auc"] for row in spots]),
+                        ("at-mean", [row["at-mean"] for row in nodes])):
+        values |= {f"{name}-least": min(found), f"{name}-most": max(found)}
+    for node, keys in ((1, "random-better"), (2, "paper-high paper-high-rank"),
+                       (3, "ink-low ink-low-rank"), (4, "random-better"), (7, "ink-high"),
+                       (8, "ink-high ink-high-rank ink-low random-better"), (9, "ink-low")):
+        values |= {f"{key}-{node}": spots[node][key] for key in keys.split()}
+    for kind, keys in (("dense", "likeness"), ("digits", "on size likeness"),
+                       ("strokes", "on size faint"), ("dense100", "on size mse")):
+        values |= {f"kind-{kind}-{key}": kinds[kind][key] for key in keys.split()}
     heaviest = results["weights"][-1]
-    values["bound-none"] = percent(1 - HIDDEN_DIMS * RHO)
-    values["bound-none-measured"] = percent(1 - HIDDEN_DIMS * heaviest["mean"])
-    for name, row in results["kinds"].items():
-        values |= firing_macros(f"kind-{name}", row) | {
-            f"kind-{name}-size": f"{row['size']:.0f}",
-            f"kind-{name}-likeness": two(row["digit_likeness"]),
-            f"kind-{name}-auc": two(row["auc"]),
-            f"kind-{name}-purity": percent(row["purity"])}
-    for row in results["gradients"]:
-        for key in ("weights", "biases"):
-            values |= {f"gradient-{key}-{row['epoch']}": percent(row[key]["ratio"]),
-                       f"gradient-{key}-mean-{row['epoch']}": percent(row[key]["mean_ratio"])}
-    seen = results["penalty_sees"]
-    return values | {"sees-always": number(abs(seen["always"])),
-                     "sees-rare": number(seen["one_in_20"]),
-                     "sees-rare-ten": two(HIDDEN_DIMS * seen["one_in_20"]),
-                     "sees-silent-batch": number(seen["silent_batch"]),
-                     "sees-silent-batches": percent(seen["silent_batches"], ".1%")}
+    return values | {f"weight-1-{key}": heaviest[key] for key in ("none", "none-own", "faint")}
 
 
-def firing_macros(name, row):
-    """Of a firing_row()."""
-    return {f"{name}-mean": number(row["mean"], ".3f"), f"{name}-mse": number(row["mse"]),
-            f"{name}-on": number(row["on"], ".1f"), f"{name}-on-fine": two(row["on"]),
-            f"{name}-on-own": two(row["on_own"]), f"{name}-none": percent(row["none"]),
-            f"{name}-none-own": percent(row["none_own"]), f"{name}-dead": str(row["dead"]),
-            f"{name}-faint": percent(row["faint"]),
-            f"{name}-shared-by": number(row["shared_by"], ".1f")}
+def tables(results):
+    def table(rows):
+        return "\n".join(" & ".join(row) + r" \\" for row in rows)
 
+    def listed(values, chosen, form):
+        return ", ".join(rf"{digit}\,({form(values[digit])})" for digit in chosen)
 
-def clamp_macros(results):
-    found = results["clamp"]
-    values = {f"clamp-{key}": number(found[key]) for key in ("always", "never")}
-    for key in ("literal", "ours"):
-        values |= {f"clamp-{key}-penalty": format(float(found[key]["penalty"]), ".6g"),
-                   f"clamp-{key}-loss": format(float(found[key]["loss"]), ".4g")}
-        values |= each(f"clamp-{key}-gradient", found[key]["gradient"], "{:.4g}".format)
-    return values
-
-
-def reading_back_macros(results):
-    """What judges read in the reconstructions: JUDGE-PICTURES-DIGIT-READ."""
-    values = {}
-    for judge, shown in results["read_as"].items():
-        for pictures, row in shown.items():
-            name = f"{judge}-{pictures}"
-            values[f"{name}-accuracy"] = percent(row["accuracy"], ".1%")
-            for digit, rates in enumerate(row["rates"]):
-                values |= each(f"{name}-{digit}", rates, percent)
-    return values
-
-
-SECTIONS = (loss_macros, floor_macros, node_macros, reading_macros, space_macros, sparsity_macros,
-            clamp_macros, reading_back_macros)
+    nodes = []
+    for node, row in enumerate(results["nodes"]):
+        top, fires = row["top"], row["fires_by_digit"]
+        on_top, often = (sorted(range(10), key=lambda digit: -values[digit])
+                         for values in (top, fires))
+        nodes.append([str(node), f"{row['mean']:.2f}", share(row["fires"]),
+                      listed(top, on_top[:3], str), listed(fires, often[:3], share),
+                      listed(fires, often[-2:], share), f"{row['at-mean']:.3f}"])
+    weights = [["$0$" if row["weight"] == 0 else f"$10^{{{math.log10(row['weight']):.0f}}}$",
+                f"{row['mean']:.3f}", f"{row['lowest']:.2f} to {row['highest']:.2f}",
+                f"{row['on']:.1f}", f"{100 * row['none']:.1f}", f"{100 * row['none-own']:.1f}",
+                str(row["dead"]), f"{row['mse']:.4f}", f"{row['same']:.2f}"]
+               for row in results["weights"]]
+    changes = [[change.replace("0.001", "$10^{-3}$"), f"{loss:.4f}"]
+               for change, loss in results["changes"].items()]
+    return {"node-rows": table(nodes), "sparsity-rows": table(weights),
+            "change-rows": table(changes)}
 
 
 def macros(results):
-    """The results as the text of results.tex: \\defresult{key}{value} for each number that
-    codelet7.tex states, by \\result{key}."""
-    values = {key: value for section in SECTIONS for key, value in section(results).items()}
-    text = (HERE / "codelet7.tex").read_text("utf-8")
-    stated = set(re.findall(r"\\result\{([^}#]*)\}", text))
+    """results.json's contents as the text of results.tex: \\defresult{key}{value} for each
+    \\result{key} of codelet7.tex."""
+    numbers = results["numbers"] | row_numbers(results)
+    values = {key: latex(key, value) for key, value in numbers.items()} | tables(results)
     return "% Written by experiments.py from results.json.\n" + "".join(
-        f"\\defresult{{{key}}}{{{value}}}\n" for key, value in values.items() if key in stated)
-
-
-def plain(value):
-    """The same as JSON would give it back, with floats cut to six digits: runs on other processors
-    differ in the last ones."""
-    if isinstance(value, float):
-        return float(f"{value:.6g}")
-    if isinstance(value, dict):
-        return {str(key): plain(part) for key, part in value.items()}
-    return [plain(part) for part in value] if isinstance(value, (list, tuple)) else value
+        f"\\defresult{{{key}}}{{{value}}}\n" for key, value in values.items())
 
 
 # --- All of it ---
 
 def measure(data):
     """Train, measure, draw. Returns the results."""
-    mean, components, root = principal_components(data.images, HIDDEN_DIMS)
-
-    def scores(images):
-        return (images.flatten(1).double() - mean) @ components
-
-    runs = {0: trained(data, "seed 0, watched", kind=Watched)}
-    model, start = runs[0][0], untrained(SEED)
-    steps = math.ceil(len(data.images) / BATCH_SIZE)
-    results = {"setting": {"torch": torch.__version__.split("+")[0]},
-               "floors": floors(data, components, mean),
-               "features": nodes(model, data),
-               "untrained_top": top_counts(activations(start, data.images), data.labels),
-               "gradients": gradient_rows(model, steps), "penalty_sees": what_the_penalty_sees(),
-               "clamp": clamp_trap(data.images[:BATCH_SIZE])}
-    del model.noted
+    runs = {name: trained(data, name, **settings) for name, settings in RUNS.items()}
+    models = {name: model for name, (model, _) in runs.items()}
+    model, start, pca = models["seed 0"], untrained(SEED), PCA(data.images, HIDDEN_DIMS)
     codes = {name: (of(data.images), of(data.test_images)) for name, of in (
-        ("trained", lambda images: activations(model, images)),
-        ("untrained", lambda images: activations(start, images)), ("pca", scores))}
-    results["one_digit"] = one_digit(data, codes)
-    results["linear"] = linear_readout(data, codes | {
-        "bits": tuple((code > FIRES).double() for code in codes["trained"])})
-    results["spaces"] = spaces(model, start, codes["trained"][0], codes["pca"][0], components, root)
+        ("trained", functools.partial(activations, model)),
+        ("untrained", functools.partial(activations, start)), ("pca", pca.encode))}
+    last, last_mse = runs["seed 0"][1][-1]
+    running = firing_row(models["running mean, weight 1"], data)
+    counts = top_counts(start, data)
+    purest, purest_digit = divmod(counts.argmax().item(), 10)
+    numbers = {"torch": torch.__version__.split("+")[0], "penalty-share": 1 - last_mse / last,
+               "untrained-purest": purest, "untrained-purest-digit": purest_digit,
+               "untrained-purest-count": counts.max().item(),
+               **floors(model, pca, data), **reading_numbers(model, data),
+               **code_numbers(codes, data), **space_numbers(model, start, pca.components),
+               **match_numbers(models, data, codes["pca"][0]),
+               **{f"running-{key}": running[key] for key in ("mean", "none", "faint", "mse")},
+               **gradient_numbers(model.noted, math.ceil(len(data.images) / BATCH_SIZE)),
+               **penalty_numbers(), **judge_numbers(model, pca, data)}
     maps = patch_maps(model, data.test_images)
-    results["readings"] = readings(model, data, maps)
-    results["read_as"] = read_as(data, model, components, mean)
-    plot_patches(model, maps, results["readings"]["spots"], HERE / "patches.png")
-    plot_angles(results["readings"], HERE / "angles.png")
-    print("one model measured", flush=True)
-
-    weights = {weight: trained(data, f"weight {weight:g}", weight=weight)
-               for weight in WEIGHTS if weight != SPARSITY_WEIGHT}
-    weights = {weight: weights.get(weight, runs[0]) for weight in WEIGHTS}
-    results["weights"] = weight_rows({key: run[0] for key, run in weights.items()}, data)
-    results["running_mean"] = firing_row(
-        trained(data, "running mean, weight 1", kind=RunningMean, weight=1.0)[0], data)
-    changed = {
-        "rate": ("learning rate $10^{-3}$", trained(data, "learning rate", lr=1e-3)),
-        "epochs": ("100 epochs", trained(data, "100 epochs", epochs=100)),
-        "nodes20": ("20 nodes", trained(data, "20 nodes", hidden_dims=20)),
-        "nodes100": ("100 nodes", trained(data, "100 nodes", hidden_dims=100)),
-        "linear": ("no tanh", trained(data, "no tanh", kind=LinearOutput)),
-        "nopenalty": ("no penalty", weights[0.0]),
-        "linear-rate": ("no tanh, learning rate $10^{-3}$",
-                        trained(data, "no tanh, learning rate", kind=LinearOutput, lr=1e-3)),
-        "nodes100-rate": ("100 nodes, learning rate $10^{-3}$",
-                          trained(data, "100 nodes, learning rate", hidden_dims=100, lr=1e-3))}
-    results["changes"] = [change_row(key, *found, data) for key, found in changed.items()]
-    kinds = {"dense": model, "digits": weights[0.1][0],
-             "strokes": trained(data, "100 nodes, weight 0.01, learning rate", hidden_dims=100,
-                                lr=1e-3, weight=1e-2)[0],
-             "dense100": changed["nodes100-rate"][1][0]}
-    results["kinds"] = {name: kind_row(kind, data) for name, kind in kinds.items()}
-    three = ("dense", "digits", "strokes")
-    plot_sparsity([kinds[name] for name in three], [results["kinds"][name] for name in three],
-                  HERE / "sparsity.png")
-
-    runs |= {seed: trained(data, f"seed {seed}", seed) for seed in SEEDS if seed != SEED}
-    results["seeds"] = [seed_row(seed, *runs[seed], data) for seed in SEEDS]
-    others = {"order1": trained(data, "batch order 1", order=1)[0],
-              "order2": trained(data, "batch order 2", order=2)[0],
-              "free0": weights[0.0][0],
-              "free1": trained(data, "seed 1, no penalty", 1, weight=0.0)[0]}
-    results["matching"] = matching({seed: run[0] for seed, run in runs.items()} | others, data,
-                                   codes["pca"][0])
-    return plain(results)
+    free = activations(models["no penalty"], data.images)
+    results = {"numbers": numbers,
+               "seeds": {"first": [runs[seed][1][0][0] for seed in SEEDS],
+                         "last": [runs[seed][1][-1][0] for seed in SEEDS],
+                         "test": [codelet7.evaluate(models[seed], data.test_images)
+                                  for seed in SEEDS]},
+               "changes": {name: runs[name][1][-1][0] for name in CHANGES},
+               "nodes": node_rows(model, data), "spots": spot_rows(model, data.test_images, maps),
+               "lean_within_digits": lean_within_digits(model, data),
+               "widths": width_rows(model, data.test_images),
+               "weights": [{"weight": weight, **firing_row(models[name], data),
+                            "same": matched(activations(models[name], data.images), free)}
+                           for weight, name in WEIGHTS.items()],
+               "kinds": {kind: kind_row(models[name], data) for kind, name in KINDS.items()}}
+    plot_sparsity(models, results["kinds"], HERE / "sparsity.png")
+    plot_patches(model, maps, results["spots"], HERE / "patches.png")
+    plot_angles(model, data, results["widths"], HERE / "angles.png")
+    return results
 
 
 def load():
-    """MNIST, as codelet7 trains on it; or an end with one line that says why not."""
+    """MNIST as digits.Digits, but with images as codelet7 trains on them: normalized, float32
+    (n, 1, 28, 28). Or an end with one line that says why not."""
     try:
         mnist = digits.load("mnist", os.environ.get("MNIST_ROOT") or HERE.parent / "data")
     except (utils.Refusal, OSError) as error:
         sys.exit(f"experiments.py: error: {error}")
-    return Data(codelet7.normalize(mnist.images), mnist.labels,
-                codelet7.normalize(mnist.test_images), mnist.test_labels)
+    return mnist._replace(images=codelet7.normalize(mnist.images),
+                          test_images=codelet7.normalize(mnist.test_images))
 
 
 def main():
-    parser = argparse.ArgumentParser("experiments.py", description="The numbers of codelet7.pdf.")
-    parser.add_argument("--macros", action="store_true",
-                        help="only write results.tex, from results.json as it is")
-    if parser.parse_args().macros:
-        results = json.loads((HERE / "results.json").read_text("utf-8"))
-    else:
+    if "--macros" not in sys.argv:
         start = time.perf_counter()
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(1)  # as codelet7.main() does
-        results = measure(load())
+        # Floats are cut to six digits: runs on other processors differ in the last ones.
+        results = json.loads(json.dumps(measure(load())),
+                             parse_float=lambda text: float(f"{float(text):.6g}"))
         utils.write_whole(HERE / "results.json", (json.dumps(results, indent=1) + "\n").encode())
-        for key in ("first", "last", "test"):
-            values = [row[key] for row in results["seeds"]]
-            print(f"{key} loss of {len(values)} seeds: mean {statistics.mean(values):.4f}, "
-                  f"{min(values):.4f} to {max(values):.4f}")
+        for key, losses in results["seeds"].items():
+            print(f"{key} loss of {len(losses)} seeds: mean {statistics.mean(losses):.4f}, "
+                  f"{min(losses):.4f} to {max(losses):.4f}")
         print(f"measured in {time.perf_counter() - start:.0f} s")
+    results = json.loads((HERE / "results.json").read_text("utf-8"))
     utils.write_whole(HERE / "results.tex", macros(results).encode())
 
 
