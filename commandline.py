@@ -58,12 +58,10 @@ def errors_in_one_line():
     try:
         yield
     except BrokenPipeError:  # whoever reads our output has seen enough, as `head` does
-        discard_output()
         sys.exit(1)
     except OSError as error:
         if error.errno and not error.filename:  # print() names no file
             error.filename = "standard output"
-            discard_output()
         problem = error
     except (Refusal, FloatingPointError) as error:
         problem = error
@@ -74,11 +72,6 @@ def errors_in_one_line():
     else:
         return
     sys.exit(f"codelet7.py: error: {problem}")
-
-
-def discard_output():
-    """Send what is still in standard output's buffer nowhere: at exit it would fail once more."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def prepare():

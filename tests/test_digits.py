@@ -1,6 +1,7 @@
 """Where the digits come from: MNIST on disk in many a guise, failing networks, the stand-in."""
 
 import contextlib
+import gzip
 import http.server
 import io
 import signal
@@ -145,6 +146,8 @@ class Server(http.server.BaseHTTPRequestHandler):
             return
         if manner == "web page":
             body = b"<html>Please sign in to the network</html>"
+        if manner == "another file":
+            body = gzip.compress(b"whole, and not MNIST's")
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -211,7 +214,7 @@ class Download(Load):
             self.assertDownloaded()
 
     def test_failures_are_not_taken_for_mnist_and_the_next_run_recovers(self):
-        for manner in ("web page", "breaks off"):
+        for manner in ("web page", "breaks off", "another file"):
             with self.subTest(manner):
                 self.server.manner = manner
                 data, err = self.load()
