@@ -8,7 +8,6 @@ it is called and whether it is still packed.
 import gzip
 import hashlib
 import http.client
-import os
 import sys
 import time
 import urllib.request
@@ -23,7 +22,7 @@ from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.datasets import MNIST
 
-from utils import Refusal, check_folder, write_whole
+from utils import Refusal, check_folder, nearest_folder, write_whole
 
 MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -81,9 +80,7 @@ def find_files(root):
     They may be packed, or named as other archives name them; `root` may be the folder they lie in.
     Raises Refusal where a file is called like one of them and none such has the right contents.
     """
-    there = next((path for path in (root, *root.parents) if os.path.lexists(path)), root)
-    if not there.is_dir():
-        raise Refusal(f"{there} is not a folder: --data-dir or $MNIST_ROOT should name one")
+    nearest_folder(root)
     folders = [root / "MNIST" / "raw", root / "raw", root]
     files, home = {}, None
     for name, md5 in MD5.items():

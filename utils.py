@@ -39,15 +39,21 @@ class Refusal(Exception):
 
 # --- Files ---
 
+def nearest_folder(path):
+    """`path` or, where it is still to be made, the closest folder above it; Refusal if that is
+    something else: a file, a pipe, a broken link."""
+    there = next((place for place in (path, *path.parents) if os.path.lexists(place)), path)
+    if not there.is_dir():
+        raise Refusal(f"{there} is not a folder: name another one")
+    return there
+
+
 def check_folder(path):
-    """Make the folder `path` if it is not there; Refusal if it is none, or cannot be written in."""
+    """Refusal if the folder `path` cannot be made or written in. Makes nothing that stays."""
+    probe = nearest_folder(path) / f".{os.getpid()}.tmp"
     try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-        probe = Path(path) / f".{os.getpid()}.tmp"
         probe.touch()
         probe.unlink()
-    except (FileExistsError, NotADirectoryError):
-        raise Refusal(f"{path} is not a folder: name another one") from None
     except OSError as error:
         reason = f"{path} cannot be written in ({error.strerror})"
         raise Refusal(f"{reason}: name another folder") from None

@@ -40,9 +40,10 @@ class Run(TestCase):
         self.write_mnist()
         code, out, err = self.run_main("--epochs", "3", "--batch-size", "100")
         self.assertEqual((code, err), (0, ""))
-        header, *epochs, test, figures = out.splitlines()
-        self.assertEqual(header, "Data: MNIST, 1,000 training and 200 test images. Device: cpu. "
-                                 "Seed: 0.")
+        header, settings, *epochs, test, figures = out.splitlines()
+        self.assertEqual(header, "Data: MNIST, 1,000 training and 200 test images. Device: cpu.")
+        self.assertEqual(settings, "MNIST: nodes 10, rho 0.05, penalty weight 0.0001, "
+                                   "learning rate 0.0001, batch size 100, epochs 3, seed 0.")
         self.assertEqual(len(epochs), 3)
         for number, line in enumerate(epochs, 1):
             self.assertRegex(line, rf"^Epoch: {number}/3 - Train Loss: \d\.\d{{4}}$")
@@ -230,6 +231,10 @@ class BadInput(TestCase):
             self.assertFails(1, [str(self.folder / "file"), "not a folder"],
                              flag, str(self.folder / "file" / "inside"))
         self.assertEqual((self.folder / "file").read_text(), "mine")
+
+    def test_a_run_that_is_refused_makes_no_folders(self):
+        self.assertFails(1, ["no MNIST"], "--dataset", "mnist")
+        self.assertEqual(list(self.folder.iterdir()), [])
 
     def test_folders_that_cannot_be_written(self):
         denied = PermissionError(13, "Permission denied", "/a/temporary/name")
