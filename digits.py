@@ -80,7 +80,7 @@ def find_files(root):
     They may be packed, or named as other archives name them; `root` may be the folder they lie in.
     Raises Refusal where a file is called like one of them and none such has the right contents.
     """
-    nearest_folder(root)
+    nearest_folder(root)  # refuses a root that is a file
     folders = [root / "MNIST" / "raw", root / "raw", root]
     files, home = {}, None
     for name, md5 in MD5.items():

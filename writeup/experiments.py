@@ -615,7 +615,7 @@ def draw_mosaic(figure, left, top, pictures, across, zoom):
     """8-bit pictures (k, 3, h, w), `across` of them in a row, each pixel zoom^2 pixels: sharp."""
     mosaic = make_grid(pictures, across, padding=1, pad_value=255)
     axes = axes_at(figure, left, top, mosaic.shape[2] * zoom, mosaic.shape[1] * zoom)
-    axes.imshow(mosaic.permute(1, 2, 0), aspect="auto")
+    axes.imshow(mosaic.permute(1, 2, 0).numpy(), aspect="auto")
     axes.axis("off")
     return axes
 
