@@ -178,8 +178,8 @@ def show_top_images(images, activation, node, path, about):
     """Save the 100 images that activate a node most, 10 a row; return their indices, (100,)."""
     top = activation.sort(descending=True, stable=True).indices[:100]
     grid = make_grid(images[top], 10)
-    show(grid, path, f"Node {node}: the {len(top)} training images that activate it most, "
-                     f"{activation[top[0]]:.3f} (first) to {activation[top[-1]]:.3f}. {about}")
+    show(grid, path, f"The {len(top)} training images that activate node {node} most, strongest "
+                     f"first (by {math.floor(1000 * activation[top[-1]]) / 1000} or more). {about}")
     return top
 
 
@@ -209,13 +209,13 @@ def run(args):
           f"images. Device: {args.device}.\n{settings}", flush=True)
     torch.manual_seed(args.seed)
     model = SparseAutoencoder(28 * 28, args.hidden_dims, args.sparsity_weight).to(args.device)
-    images, labels, test_images = normalize(data.images), data.labels, normalize(data.test_images)
-    loader = (images, labels, args.batch_size, args.seed, args.device.type == "cuda")
+    images, labels = normalize(data.images), data.labels
+    loader = images, labels, args.batch_size, args.seed, args.device.type == "cuda"
     show_batch(make_dataloader(*loader), figures / "batch.png", settings)
     train_dataloader = make_dataloader(*loader)  # anew: to take a batch moves the shuffle on
     visualize(model, images, labels, figures / "untrained", f"Before training. {settings}")
     history = train(model, train_dataloader, args.epochs, args.lr)
-    print(f"Test Loss: {evaluate(model, test_images):.4f}", flush=True)
+    print(f"Test Loss: {evaluate(model, normalize(data.test_images)):.4f}", flush=True)
     visualize(model, images, labels, figures / "trained", f"After training. {settings}")
     as_the_sheet = is_mnist and RHO == 0.05 and vars(args).items() >= SHEET_SETTINGS.items()
     save_losses(history, figures / "trained", settings, SHEET_LOSSES if as_the_sheet else {})

@@ -107,6 +107,13 @@ def to_grey(pixels, white=WHITE):
     return ((pixels.detach().cpu() - PAPER) / (white - PAPER)).clamp(0, 1).mul(255).round().byte()
 
 
+def wrapped(title, width):
+    """The lines of a title: as few as a width in letters allows, and about equally long."""
+    lines = textwrap.wrap(title, width)
+    evenly = (textwrap.wrap(title, narrower) for narrower in range(1 + width // 2, width))
+    return next((found for found in evenly if len(found) == len(lines)), lines)
+
+
 def framed(images, colour):
     """Images (n, 1, h, w) -> (n, 3, h + 2, w + 2), each in a frame of a matplotlib colour."""
     rgb = torch.tensor(matplotlib.colors.to_rgb(colour)).view(1, 3, 1, 1)
@@ -132,7 +139,7 @@ def show(grid, path=None, title=None):
     height, width = pixels.shape[1:]
     zoom = max(1, round(1200 / width))  # whole screen pixels for each pixel: sharp
     wide, tall = max(width * zoom, 900) / DPI, height * zoom / DPI
-    lines = textwrap.wrap(title or "", int(wide * 14.5))
+    lines = wrapped(title or "", int(wide * 14.9))
     top, bottom = 0.1 + 0.17 * len(lines), 0.25
     size = (wide, tall + top + bottom + 1e-6)  # some matplotlibs cut off a fraction of a pixel
     if path is None:
@@ -178,7 +185,7 @@ def plot_nodes(encoder, decoder, hidden, target, images, labels, tops, path, abo
     encoder, decoder = (weights.detach().cpu()[:nodes].reshape(nodes, 1, 28, 28)
                         for weights in (encoder, decoder))
     smooth = gaussian_blur(encoder, kernel_size=9, sigma=1.5)  # as they are, they look like noise
-    lines = textwrap.wrap(f"What each hidden node responds to. {about}", 125)
+    lines = wrapped(f"What each hidden node responds to. {about}", 125)
     top, bottom, wide = 80 + 34 * len(lines), 116, 1800
     tall = top + nodes * ROW + bottom
     figure = Figure(figsize=(wide / DPI, tall / DPI))
@@ -273,7 +280,7 @@ def save_losses(history, folder, about, references):
     write_whole(folder / "losses.csv", ("epoch,loss,mse,weighted_penalty\n" + rows).encode())
     epochs = range(1, len(history) + 1)
     losses, mses = np.array(history).round(6).T
-    lines = textwrap.wrap(f"Training loss and its two parts. {about}", 85)
+    lines = wrapped(f"Training loss and its two parts. {about}", 85)
     figure = Figure(figsize=(6, 3.7 + 0.16 * len(lines)))
     height = figure.get_size_inches()[1]
     upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw=dict(

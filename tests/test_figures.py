@@ -88,6 +88,14 @@ class Show(TestCase):
                 self.assertTrue((edge == 255).all(), f"a title runs off {name}")
 
 
+    def test_a_title_has_no_line_of_one_word(self):
+        title = "penalty weight 0.0001, learning rate 0.0001, batch size 64, epochs 20, seed 0."
+        lines = utils.wrapped(title, len(title) - 1)
+        self.assertEqual((len(lines), " ".join(lines)), (2, title))
+        self.assertLess(abs(len(lines[0]) - len(lines[1])), 10)
+        self.assertEqual((utils.wrapped("", 80), utils.wrapped("one", 80)), ([], ["one"]))
+
+
 class Visualizations(TestCase):
     def setUp(self):
         super().setUp()
@@ -128,9 +136,9 @@ class Visualizations(TestCase):
             grid, title = self.shown[f"node_{node}.png"]
             self.assertEqual(grid.shape, (3, 10 * 30 + 2, 10 * 30 + 2))
             self.assertTrue(torch.equal(grid, make_grid(self.images[order], 10)))
-            high, low = hidden[order[0], node], hidden[order[-1], node]
-            self.assertIn(f"Node {node}:", title)
-            self.assertIn(f"{high:.3f} (first) to {low:.3f}", title)
+            self.assertIn(f"activate node {node} most", title)
+            stated, low = float(title.split("(by ")[1].split()[0]), hidden[order[-1], node].item()
+            self.assertTrue(stated <= low < stated + 0.0011, title)
 
     def test_the_strongest_are_told_apart_although_single_precision_calls_them_equal(self):
         with torch.no_grad():
