@@ -22,7 +22,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorData
 from torchvision.utils import make_grid
 
 import digits
-from commandline import errors_in_one_line, number, prepare, usable_device, user_path
+from commandline import as_program, errors_in_one_line, number, usable_device, user_path
 from utils import MEAN, STD, check_folder, framed, plot_nodes, save_losses, show
 
 EPOCHS = 20
@@ -256,5 +256,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    prepare()
-    main(sys.argv[1:])
+    with as_program():
+        main(sys.argv[1:])

@@ -74,14 +74,21 @@ def errors_in_one_line():
     sys.exit(f"codelet7.py: error: {problem}")
 
 
-def prepare():
-    """For a program of its own, not for a notebook: Ctrl-C ends it with one line and exit code
-    130, and a letter that the console lacks is printed as an escape such as \\u03b1."""
+@contextlib.contextmanager
+def as_program():
+    """Not for a notebook: Ctrl-C ends it with one line and exit code 130, and a letter that the
+    console lacks is printed as an escape such as \\u03b1."""
     def interrupted(*_):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C has nothing left to end
-        print("\ncodelet7.py: interrupted", file=sys.stderr)
-        raise SystemExit(130)
+        # A second Ctrl-C has nothing left to end. (SIG_IGN would let Python complain of one that
+        # has come already.)
+        signal.signal(signal.SIGINT, lambda *_: None)
+        raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, interrupted)
     if hasattr(sys.stdout, "reconfigure"):  # not if it is closed, nor in IDLE
         sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("\ncodelet7.py: interrupted", file=sys.stderr, flush=True)
+        os._exit(130)  # at once: while Python shuts down, Ctrl-C is heard again

@@ -404,8 +404,9 @@ class Process(TestCase):
 class Streams(TestCase):
     def test_streams_without_reconfigure_are_left_alone(self):
         for stream in (None, io.StringIO()):  # closed; IDLE's and a notebook's
-            with mock.patch.object(sys, "stdout", stream), mock.patch("signal.signal"):
-                commandline.prepare()
+            with mock.patch.object(sys, "stdout", stream), mock.patch("signal.signal"), \
+                    commandline.as_program():
+                pass
 
     def test_the_last_line_says_that_only_some_nodes_were_drawn(self):
         with mock.patch.multiple(codelet7, visualize=mock.DEFAULT):
