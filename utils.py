@@ -1,31 +1,21 @@
-"""Pictures: show() for grids of digits, the sheet of what each node learned, the loss curve.
-
-Files are written whole or not at all, and come out the same wherever the same was learned.
-"""
+"""Pictures: show() for grids of digits, the sheet of what each node learned, the loss curve."""
 
 import io
-import os
-import sys
 import textwrap
-import threading
 from pathlib import Path
 
-import matplotlib.colors
 import matplotlib.style
 import numpy as np
 import torch
-import torch.nn.functional as F
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image, ImageChops
-from torchvision.transforms.functional import gaussian_blur
+from torchvision.utils import make_grid
 
-MEAN, STD = 0.1307, 0.3081  # of MNIST's training pixels, which are 0..1 before normalization
+from digits import MEAN, STD
+
 PAPER, INK = (0 - MEAN) / STD, (1 - MEAN) / STD  # a digit's background and its full stroke
 WHITE = 1.0  # drawn as white, and all above it too: tanh, so a reconstruction, goes no higher
 DPI = 200
 ORANGE, BLUE, GREY = "#d55e00", "#0072b2", "#777777"  # of Okabe and Ito: for the colour-blind too
-MINUS = "\N{MINUS SIGN}"
 STYLE = {"font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8, "axes.edgecolor": GREY,
          "axes.spines.top": False, "axes.spines.right": False, "xtick.color": GREY,
          "ytick.color": GREY, "xtick.labelcolor": "black", "ytick.labelcolor": "black",
@@ -33,94 +23,33 @@ STYLE = {"font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8, "axe
 styled = matplotlib.style.context(["default", STYLE])  # a decorator: the user's own style stays out
 
 
-class Refusal(Exception):
-    """Something of the user's that cannot be used; the message says what, and the way out."""
-
-
-# --- Files ---
-
-def nearest_folder(path):
-    """`path` or, where it is still to be made, the closest folder above it; Refusal if that is
-    something else: a file, a pipe, a broken link."""
-    there = next((place for place in (path, *path.parents) if os.path.lexists(place)), path)
-    if not there.is_dir():
-        raise Refusal(f"{there} is not a folder: name another one")
-    return there
-
-
-def check_folder(path):
-    """Refusal if the folder `path` cannot be made or written in. Makes nothing that stays."""
-    probe = nearest_folder(path) / f".{os.getpid()}.tmp"
-    try:
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        reason = f"{path} cannot be written in ({error.strerror})"
-        raise Refusal(f"{reason}: name another folder") from None
-
-
 def write_whole(path, data):
-    """Write bytes to `path` so that it holds either all of them or what it held before: to a
-    temporary file beside it, which then takes its name. Raises OSError, which names `path`."""
+    """Write bytes to `path` so that it holds either all of them or what it held before.
+    Raises OSError, which names `path`."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(data)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        temporary.write_bytes(data)
+        temporary.replace(path)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
+        if temporary.exists():
+            temporary.unlink()
 
 
-def save(figure, path, mode="RGB"):
-    """Save a matplotlib figure as a PNG ("L": a grey one). A file that shows the same is left as it
-    is: processors differ in last bits, and so here and there in a grey level, which git should not
-    take for another picture. For the same reason there is no date or version in a file.
-    """
-    figure.set_dpi(DPI)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert(mode)
-    if not same_picture(picture, path):
-        png = io.BytesIO()
-        picture.save(png, "PNG", dpi=(DPI, DPI), compress_level=3)
-        write_whole(path, png.getvalue())
+def save(figure, path):
+    """Save a matplotlib figure as a PNG, the same bytes for the same picture."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
+    write_whole(path, png.getvalue())
 
 
-def same_picture(picture, path):
-    """Whether a file's picture is as large, and no pixel more than 4 levels of 256 off."""
-    try:
-        with Image.open(path) as old:
-            difference = ImageChops.difference(picture, old.convert(picture.mode))
-    except (OSError, SyntaxError):  # there is none yet, or it is damaged: PIL raises either
-        return False
-    return old.size == picture.size and np.max(difference) <= 4
-
-
-# --- Grids of digits ---
-
-def to_grey(pixels, white=WHITE):
-    """Normalized pixels, a tensor of any shape -> 8-bit grey, from PAPER in black to white."""
-    return ((pixels.detach().cpu() - PAPER) / (white - PAPER)).clamp(0, 1).mul(255).round().byte()
-
-
-def wrapped(title, width):
-    """The lines of a title: as few as a width in letters allows, and about equally long."""
-    lines = textwrap.wrap(title, width)
-    evenly = (textwrap.wrap(title, narrower) for narrower in range(1 + width // 2, width))
-    return next((found for found in evenly if len(found) == len(lines)), lines)
-
-
-def framed(images, colour):
-    """Images (n, 1, h, w) -> (n, 3, h + 2, w + 2), each in a frame of a matplotlib colour."""
-    rgb = torch.tensor(matplotlib.colors.to_rgb(colour)).view(1, 3, 1, 1)
-    canvas = (PAPER + (WHITE - PAPER) * rgb).repeat(len(images), 1, images.shape[2] + 2,
-                                                    images.shape[3] + 2)
-    canvas[:, :, 1:-1, 1:-1] = images.cpu()
-    return canvas
+def to_grey(pixels):
+    """Normalized pixels, a tensor of any shape -> 8-bit grey: PAPER is black, WHITE and all above
+    it white."""
+    return ((pixels.detach().cpu() - PAPER) / (WHITE - PAPER)).clamp(0, 1).mul(255).round().byte()
 
 
 @styled
@@ -129,177 +58,129 @@ def show(grid, path=None, title=None):
 
     grid is (1, H, W) or (3, H, W), as make_grid gives it: normalized pixels, drawn on one fixed
     grey scale that the figure states, or 8-bit ones, drawn as they are. Saving needs no display.
-    Raises ValueError for another shape, OSError for a path that cannot be written.
+    Raises OSError for a path that cannot be written.
     """
-    if grid.dim() != 3 or grid.shape[0] not in (1, 3) or not grid.numel():
-        raise ValueError("show() takes a grid of shape (1, H, W) or (3, H, W), as make_grid gives "
-                         f"it, not {tuple(grid.shape)}")
     pixels = grid.cpu() if grid.dtype == torch.uint8 else to_grey(grid)
-    is_grey = bool((pixels == pixels[0]).all())
     height, width = pixels.shape[1:]
-    zoom = max(1, round(1200 / width))  # whole screen pixels for each pixel: sharp
-    wide, tall = max(width * zoom, 900) / DPI, height * zoom / DPI
-    lines = wrapped(title or "", int(wide * 14.9))
-    top, bottom = 0.1 + 0.17 * len(lines), 0.25
-    size = (wide, tall + top + bottom + 1e-6)  # some matplotlibs cut off a fraction of a pixel
+    zoom = max(1, min(round(1200 / width), 2200 // height))  # whole pixels for each pixel: sharp
+    wide, tall = max(width * zoom, 900), height * zoom
+    lines = textwrap.wrap(title or "", wide // 14)
+    top, bottom = 20 + 34 * len(lines), 50
+    whole = top + tall + bottom
     if path is None:
         from matplotlib import pyplot  # only here: it wants a display
-        figure = pyplot.figure(figsize=size)
+        figure = pyplot.figure(figsize=(wide / DPI, whole / DPI))
     else:
-        figure = Figure(figsize=size)
-    axes = figure.add_axes([0, bottom / size[1], 1, tall / size[1]])
-    picture = pixels[0] if is_grey else pixels.permute(1, 2, 0)
-    axes.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=255)
+        figure = Figure(figsize=(wide / DPI, whole / DPI))
+    axes = figure.add_axes([0, bottom / whole, 1, tall / whole])
+    axes.imshow(pixels.expand(3, -1, -1).permute(1, 2, 0).numpy())
     axes.axis("off")
-    figure.text(0.5, 1 - 0.06 / size[1], "\n".join(lines), ha="center", va="top", fontsize=9,
+    figure.text(0.5, 1 - 12 / whole, "\n".join(lines), ha="center", va="top", fontsize=9,
                 linespacing=1.1)
     if grid.dtype != torch.uint8:
-        scale = f"normalized pixels, from {PAPER:.2f} (paper) in black to {WHITE:g}, where tanh " \
-                f"ends, in white; ink is {INK:.2f}"
-        figure.text(0.5, 0.07 / size[1], scale.replace("-", MINUS), ha="center", fontsize=7,
-                    color=GREY)
-    if path is not None:
-        save(figure, path, "L" if is_grey else "RGB")
-    elif pyplot.get_backend().lower() in ("agg", "cairo", "pdf", "pgf", "ps", "svg", "template"):
-        pyplot.close(figure)
-        print("show(): there is no display to open a window on. show(grid, 'grid.png') saves the "
-              "picture instead.", file=sys.stderr)
-    else:
+        figure.text(0.5, 14 / whole, f"normalized pixels, from {PAPER:.2f} (paper) in black to "
+                    f"{WHITE:g}, where tanh ends, in white; ink is {INK:.2f}", ha="center",
+                    fontsize=7, color=GREY)
+    if path is None:
         pyplot.show()
-
-
-# --- What the nodes learned ---
-
-TILE, ROW = 168, 192  # in a figure's pixels: a 28-pixel picture at six times its size, and its row
+    else:
+        save(figure, path)
 
 
 @styled
-def plot_nodes(encoder, decoder, hidden, target, images, labels, tops, path, about):
-    """Save one sheet with a row for each of k hidden nodes.
+def plot_nodes(decoder, hidden, target, images, labels, path, title):
+    """Save a sheet with a row for each of k hidden nodes, and what shows what it responds to.
 
-    encoder, decoder: their weights, (k or more, 784). hidden: their activations (n, k) for `images`
-    (n, 1, 28, 28), normalized. target: the mean activation that the sparsity penalty asks for.
-    labels: the images' digits, (n,). tops: for each node, the indices of its favourite images.
+    decoder: its weights, (k or more, 784). hidden: the activations (n, k) for `images`
+    (n, 1, 28, 28), normalized, with their digits `labels` (n,). target: the mean activation that
+    the sparsity penalty asks for.
     """
-    nodes = hidden.shape[1]
-    encoder, decoder = (weights.detach().cpu()[:nodes].reshape(nodes, 1, 28, 28)
-                        for weights in (encoder, decoder))
-    smooth = gaussian_blur(encoder, kernel_size=9, sigma=1.5)  # as they are, they look like noise
-    lines = wrapped(f"What each hidden node responds to. {about}", 125)
-    top, bottom, wide = 80 + 34 * len(lines), 116, 1800
-    tall = top + nodes * ROW + bottom
-    figure = Figure(figsize=(wide / DPI, tall / DPI))
-    figure.text(0.01, 1 - 16 / tall, "\n".join(lines), fontsize=9, va="top")
+    hidden, images = hidden.detach().cpu(), images.cpu()
+    count, nodes = hidden.shape
+    decoder = decoder[:nodes].detach().cpu().numpy()
+    # The covariance of each pixel with the activation shows the pattern that a linear encoder
+    # responds to; its weights do not (Haufe et al., NeuroImage 2014).
+    common = ((hidden - hidden.mean(0)).t() @ images.flatten(1) / count).numpy()
+    order = hidden.argsort(dim=0, stable=True)
+    eighths = [count * (2 * eighth + 1) // 16 for eighth in range(8)]
+    fires = (hidden > 0.5).float()
+    shares = torch.stack([fires[labels == digit].mean(0) for digit in range(10)], 1).numpy()
+    heights = np.stack([np.histogram(activation, bins=50, range=(0, 1))[0]
+                        for activation in hidden.t().numpy()])
 
-    def column(left, width, heading, below):
-        """Axes for one column of the sheet, in which node i's row is from y = i down to i + 1."""
-        axes = figure.add_axes([left / wide, bottom / tall, width / wide, nodes * ROW / tall])
-        axes.set(ylim=(nodes, 0), yticks=[], title=heading)
-        axes.spines[:].set_visible(False)
-        figure.text((left + width / 2) / wide, (bottom - 52) / tall, below, ha="center", va="top",
-                    fontsize=7.5)
-        return axes
-
-    def scale(weights):
-        return f"blue {MINUS}{weights.abs().max():.2f}\nto red +{weights.abs().max():.2f}"
-
-    means = torch.stack([images[top].mean(0) for top in tops])
-    names = column(200, TILE, "encoder weights,\nsmoothed", scale(smooth))
-    for node in range(nodes):
-        names.text(-0.12, node + 0.5, f"node {node}", ha="right", va="center", fontsize=10)
-    draw_tiles(names, in_colours(smooth))
-    draw_tiles(column(410, TILE, "decoder\nweights", scale(decoder)), in_colours(decoder))
-    draw_tiles(column(620, TILE, "mean of its\ntop 100", "paper black,\nink white"),
-               to_grey(means, white=INK).expand(-1, 3, -1, -1))
-    draw_histograms(column(860, 430, "histogram of its activation",
-                           f"over all {len(hidden):,} images, one scale for all nodes\n"
-                           f"(orange: mean; blue: target {target:g})"), hidden, target)
-    draw_counts(column(1350, 430, "digits among its top 100", "digit, and how many images of it"),
-                torch.stack([labels[top].bincount(minlength=10) for top in tops]))
+    lines = textwrap.wrap(f"What the hidden nodes 0 to {nodes - 1} respond to. {title}", 145)
+    top, bottom = 0.45 + 0.17 * len(lines), 0.55  # inches, as is the height of a row
+    tall = top + 0.78 * nodes + bottom
+    figure = Figure(figsize=(11, tall))
+    figure.text(0.01, 1 - 0.08 / tall, "\n".join(lines), fontsize=9, va="top")
+    rows = figure.subplots(nodes, 5, squeeze=False, gridspec_kw=dict(
+        width_ratios=[1.6, 1.6, 8, 3.2, 3.2], left=0.055, right=0.99, wspace=0.05, hspace=0.15,
+        top=1 - top / tall, bottom=bottom / tall))
+    for node, (weights, pattern, examples, histogram, by_digit) in enumerate(rows):
+        draw_weights(weights, decoder[node], abs(decoder).max())
+        weights.text(-4, 14, f"node {node}", ha="right", va="center")
+        draw_weights(pattern, common[node], abs(common).max())
+        strip = make_grid(images[order[eighths, node]], 8, padding=1, pad_value=WHITE)
+        examples.imshow(to_grey(strip).permute(1, 2, 0).numpy())
+        examples.axis("off")
+        draw_histogram(histogram, heights[node], hidden[:, node].mean().item(), target)
+        histogram.set_ylim(0, heights.max() * 1.05)
+        by_digit.bar(range(10), shares[node], color=GREY)
+        by_digit.set(ylim=(0, 1), yticks=[], xticks=range(10), xticklabels=[])
+    for axes, head in zip(rows[0], (
+            "decoder\nweights", "what its images\nhave in common",
+            "images from its whole range: the middle one of each\neighth, from the least active to "
+            "the most", f"histogram of its activation\n(orange: mean; blue: target {target:g})",
+            "share of each digit's images\nthat fire it (above 0.5)")):
+        axes.set_title(head)
+    rows[-1, 3].set_xticklabels(["0", "0.5", "1"])
+    rows[-1, 4].set_xticklabels(range(10))
+    figure.text(0.01, 0.06 / tall, "Red: the more active the node, the more ink; blue: the less. "
+                f"The scale ends at {abs(decoder).max():.2f} for the weights, and at "
+                f"{abs(common).max():.2f} for what the images have in common,\nwhich is the "
+                "covariance of pixel and activation. The bars of the digits go from 0 to 100%.",
+                fontsize=7.5, color=GREY)
     save(figure, path)
 
 
-def in_colours(weights):
-    """Weights (k, 1, h, w) -> 8-bit (k, 3, h, w): red above 0, blue below, all on one scale."""
-    scaled = weights[:, 0].numpy() / (2 * weights.abs().max().item()) + 0.5
-    colours = matplotlib.colormaps["RdBu_r"](scaled, bytes=True)[..., :3]
-    return torch.from_numpy(colours).movedim(3, 1)
+def draw_weights(axes, weights, limit):
+    """Draw 784 numbers as a picture, from -limit in blue to limit in red."""
+    axes.imshow(weights.reshape(28, 28), cmap="RdBu_r", vmin=-limit, vmax=limit)
+    axes.axis("off")
 
 
-def draw_tiles(axes, pictures):
-    """Draw 8-bit pictures (k, 3, 28, 28), one to a row, with white between them."""
-    gap = (ROW - TILE) * 28 // TILE // 2  # in pixels of the pictures, above and below each
-    rows = F.pad(pictures, (0, 0, gap, gap), value=255).permute(0, 2, 3, 1)
-    axes.imshow(rows.flatten(0, 1).numpy(), extent=(0, 1, len(pictures), 0), aspect="auto")
-    axes.set_xticks([])
+def draw_histogram(axes, heights, mean, target):
+    """Draw a node's histogram, with its mean and the target."""
+    axes.stairs(heights, np.linspace(0, 1, len(heights) + 1), fill=True, color=GREY)
+    axes.axvline(mean, color=ORANGE)
+    axes.axvline(target, color=BLUE, linestyle="--")
+    axes.text(mean, 0.97, f" mean {mean:.2f} ", color=ORANGE, va="top",
+              ha="left" if mean < 0.6 else "right", transform=axes.get_xaxis_transform())
+    axes.set(xlim=(0, 1), yticks=[], xticks=[0, 0.5, 1], xticklabels=[])
 
-
-def draw_histograms(axes, hidden, target):
-    """Draw the distribution of each of k nodes' activations (n, k), its mean and the target."""
-    edges = np.linspace(0, 1, 51)
-    shares = np.stack([np.histogram(activation, edges)[0] for activation in hidden.t().numpy()])
-    heights = to_pixels(shares / shares.max())
-    means = hidden.mean(0, dtype=torch.float64).numpy().round(2)
-    for node, (height, mean) in enumerate(zip(heights, means)):
-        axes.stairs(node + 0.94 - height, edges, baseline=node + 0.94, fill=True, color=GREY)
-        axes.plot([0, 1], [node + 0.94] * 2, color=GREY, linewidth=0.5)
-        axes.plot([mean] * 2, [node + 0.1, node + 0.94], color=ORANGE, linewidth=1.2)
-        side, align = (0.015, "left") if mean < 0.7 else (-0.015, "right")  # where there is room
-        axes.text(mean + side, node + 0.1, f"mean {mean:.2f}", color=ORANGE, va="top", ha=align)
-    axes.vlines([target] * len(means), np.arange(len(means)) + 0.1, np.arange(len(means)) + 0.94,
-                color=BLUE, linestyle="--", linewidth=1)
-    axes.set(xlim=(-0.01, 1.01), xticks=[0, 0.25, 0.5, 0.75, 1])
-
-
-def draw_counts(axes, counts):
-    """Draw how many of each node's top images are of each digit, (k, 10)."""
-    nodes, digits = np.divmod(np.arange(counts.numel()), 10)
-    counts = counts.flatten().numpy()
-    heights = to_pixels(counts / 100)
-    axes.bar(digits, -heights, bottom=nodes + 0.94, color=GREY)
-    for digit, node, height, count in zip(digits, nodes, heights, counts):
-        if count:
-            axes.text(digit, node + 0.92 - height, count, ha="center", va="bottom", fontsize=7)
-    axes.hlines(np.unique(nodes) + 0.94, -0.5, 9.5, color=GREY, linewidth=0.5)
-    axes.set(xlim=(-0.6, 9.6), xticks=range(10))
-
-
-def to_pixels(share):
-    """A bar's height in rows, at most 0.75, in whole pixels: last bits of a float must not show."""
-    return np.round(share * 0.75 * ROW) / ROW
-
-
-# --- The losses ---
 
 @styled
-def save_losses(history, folder, about, references):
-    """Save loss.png and losses.csv into `folder`. history is a list of (loss, mse), one an epoch;
-    references, a dict {epoch: loss}, is marked beside them."""
-    rows = "".join(f"{epoch},{loss:.6f},{mse:.6f},{loss - mse:.6f}\n"
-                   for epoch, (loss, mse) in enumerate(history, 1))
-    write_whole(folder / "losses.csv", ("epoch,loss,mse,weighted_penalty\n" + rows).encode())
-    epochs = range(1, len(history) + 1)
-    losses, mses = np.array(history).round(6).T
-    lines = wrapped(f"Training loss and its two parts. {about}", 85)
-    figure = Figure(figsize=(6, 3.7 + 0.16 * len(lines)))
-    height = figure.get_size_inches()[1]
-    upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw=dict(
-        height_ratios=[2.2, 1], left=0.12, right=0.97, top=1 - (0.2 + 0.16 * len(lines)) / height,
-        bottom=0.12, hspace=0.15))
-    figure.text(0.02, 1 - 0.08 / height, "\n".join(lines), fontsize=9, va="top")
+def plot_losses(history, sheet_losses, path, title):
+    """Save the loss curve. history is a list of (loss, mse), one an epoch; sheet_losses, a dict
+    {epoch: loss}, is what the assignment's author got."""
+    losses, mses = np.array(history).T
+    epochs = np.arange(1, len(losses) + 1)
+    lines = textwrap.wrap(f"Training loss and its two parts. {title}", 85)
+    figure = Figure(figsize=(6, 3.7 + 0.16 * len(lines)), layout="constrained")
+    figure.suptitle("\n".join(lines), fontsize=9)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[2.2, 1])
     upper.plot(epochs, losses, "o-", color=ORANGE, markersize=5,
                label="loss: MSE + weighted penalty")
     upper.plot(epochs, mses, "s--", color=BLUE, markersize=3, markerfacecolor="white", linewidth=1,
                label="MSE alone")
-    if references:
-        upper.plot(*zip(*references.items()), "kx", markersize=8, label="the sheet's loss")
-        for epoch, loss in references.items():
-            upper.annotate(f"{loss:.4f}", (epoch, loss), (0, 8), textcoords="offset points",
-                           ha="center")
-    upper.set_ylabel("loss, mean over the epoch's batches")
+    upper.plot(*zip(*sheet_losses.items()), "kx", markersize=8,
+               label="the sheet's author, with the sheet's settings on MNIST")
+    for epoch, loss in sheet_losses.items():
+        upper.annotate(f"{loss:.4f}", (epoch, loss), (0, 8), textcoords="offset points",
+                       ha="center")
+    upper.set_ylabel("loss, mean over\nthe epoch's batches")
     upper.legend(frameon=False)
     lower.plot(epochs, losses - mses, color=GREY, marker="o", markersize=3)
-    lower.set(xlabel="epoch", ylabel="weighted penalty", ylim=(0, None),
-              xlim=(0.5, len(history) + 0.5))
+    lower.set(xlabel="epoch", ylabel="weighted penalty", ylim=(0, None))
     lower.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-    save(figure, folder / "loss.png")
+    save(figure, path)

@@ -1,6 +1,6 @@
 """Run with `python -m unittest` from the project's root. What the tests share is here.
 
-Nothing needs MNIST or a network but test_acceptance.py: the others use stand-in digits.
+Only test_acceptance.py needs MNIST, and nothing needs a network.
 """
 
 import contextlib
@@ -22,11 +22,18 @@ import codelet7
 import digits
 
 ROOT = Path(__file__).resolve().parent.parent
+SETTINGS = {"epochs": 1, "batch-size": 64, "lr": 1e-4, "hidden-dims": 10, "sparsity-weight": 1e-4,
+            "seed": 0}  # the sheet's, but for the epochs: the constants may have been edited
 draw_few = functools.cache(functools.partial(digits.draw_standin, train=1000, test=200))
-NO_NETWORK = ["file:///no/such/folder/"]  # a mirror that fails at once, without a port
 
 if "OMP_NUM_THREADS" not in os.environ:
     torch.set_num_threads(1)  # as main() does it, and for the same reason
+
+
+def flags(**settings):
+    """SETTINGS, or others in their place, as a list of flags: flags(hidden_dims=3)."""
+    settings = {name.replace("_", "-"): value for name, value in settings.items()}
+    return [f"--{name}={value}" for name, value in (SETTINGS | settings).items()]
 
 
 def idx_files(data):
@@ -37,18 +44,28 @@ def idx_files(data):
     return dict(zip(digits.MD5, map(idx, data[1:])))
 
 
+def sums(files):
+    return {name: hashlib.md5(data).hexdigest() for name, data in files.items()}
+
+
 class TestCase(unittest.TestCase):
-    """A test in a temporary folder (self.folder), where MNIST is a small stand-in (self.files, its
-    MD5 sums in place of MNIST's) and there is no network unless a test sets MNIST.mirrors."""
+    """A test in a temporary folder (self.folder), where MNIST is a small stand-in (self.files,
+    self.archives; their MD5 sums in place of MNIST's) that a download looks for in self.mirror."""
 
     def setUp(self):
+        torch.manual_seed(0)
         self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
         self.raw = self.folder / "data" / "MNIST" / "raw"
+        self.mirror = self.folder / "mirror"
         self.files = idx_files(draw_few())
-        sums = {name: hashlib.md5(data).hexdigest() for name, data in self.files.items()}
-        self.enterContext(mock.patch.dict(digits.MD5, sums))
-        self.enterContext(mock.patch.object(MNIST, "mirrors", NO_NETWORK))
-        self.enterContext(mock.patch.object(digits, "draw_standin", draw_few))
+        self.archives = {f"{name}.gz": gzip.compress(data, 1, mtime=0)
+                         for name, data in self.files.items()}
+        for target, name, value in (
+                (digits, "MD5", sums(self.files)), (digits, "draw_standin", draw_few),
+                (MNIST, "resources", list(sums(self.archives).items())),
+                (MNIST, "mirrors", [f"{self.mirror.as_uri()}/"]),
+                (codelet7, "RHO", 0.05), (codelet7, "MAX_NODE_FIGURES", 32)):
+            self.enterContext(mock.patch.object(target, name, value))
         self.enterContext(mock.patch.dict(os.environ))
         os.environ.pop("MNIST_ROOT", None)
 
@@ -57,26 +74,19 @@ class TestCase(unittest.TestCase):
             self.addCleanup(manager.__exit__, None, None, None)
             return manager.__enter__()
 
-    @functools.cached_property
-    def archives(self):
-        """The four files, packed: {name: bytes}."""
-        return {f"{name}.gz": gzip.compress(data, 1, mtime=0) for name, data in self.files.items()}
-
-    def write_mnist(self, folder=None, files=None):
-        """Put MNIST's four files, or others, into self.raw or another folder."""
-        folder = folder or self.raw
+    def put(self, folder, files):
+        """Write {name: bytes} into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        for name, data in (files or self.files).items():
+        for name, data in files.items():
             (folder / name).write_bytes(data)
 
-    def run_main(self, *arguments):
-        """codelet7.main() on the CPU in self.folder; returns its exit code, stdout and stderr."""
+    def run_main(self, *arguments, **settings):
+        """codelet7.main() in self.folder; returns its exit code, stdout and stderr."""
         out, err, code = io.StringIO(), io.StringIO(), 0
-        defaults = ["--data-dir", str(self.folder / "data"), "--device", "cpu",
-                    "--figures-dir", str(self.folder / "figures")]
+        folders = [f"--data-dir={self.folder / 'data'}", f"--figures-dir={self.folder / 'figures'}"]
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
-                codelet7.main([*defaults, *arguments])
+                codelet7.main([*folders, *flags(**settings), *arguments])
             except SystemExit as stop:
                 code = stop.code
                 if isinstance(code, str):  # as Python itself does it
@@ -84,12 +94,16 @@ class TestCase(unittest.TestCase):
                     code = 1
         return code, out.getvalue(), err.getvalue()
 
-    def assertFails(self, code, names, *arguments):
-        """main() ends with `code`, prints nothing but a last line on stderr with all `names`."""
-        actual, out, err = self.run_main(*arguments)
-        self.assertEqual((actual, out), (code, ""), err)
+    def assertFails(self, code, names, *arguments, **settings):
+        """main() ends with `code` and a last line on stderr, no traceback, with all `names`."""
+        actual, _, err = self.run_main(*arguments, **settings)
+        self.assertEqual(actual, code, err)
         line = err.splitlines()[-1]
         self.assertRegex(line, r"^codelet7\.py: error: ")
-        self.assertNotIn("Traceback", err)
         for name in names:
             self.assertIn(name, line)
+
+    def without_figures(self):
+        """The runs that follow draw nothing, which takes most of a short one's time."""
+        self.enterContext(mock.patch.multiple(codelet7, visualize=mock.DEFAULT,
+                                              plot_losses=mock.DEFAULT))
