@@ -325,20 +325,22 @@ def main(argv=None):
     threads = torch.get_num_threads()
     if not os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(1)
+    problem = None
     try:
         run(args)
     except (digits.DataError, FloatingPointError) as error:
-        sys.exit(f"codelet7.py: error: {error}")
+        problem = error
     except OSError as error:
         error.filename = error.filename or "standard output"  # print() names no file
-        sys.exit(f"codelet7.py: error: {error}")
+        problem = error
     except (MemoryError, RuntimeError) as error:  # the CPU's is a RuntimeError that speaks of it
         if isinstance(error, RuntimeError) and not re.search("alloc|out of memory", str(error)):
             raise
-        sys.exit("codelet7.py: error: out of memory: a smaller --batch-size or --hidden-dims needs "
-                 "less")
+        problem = "out of memory: a smaller --batch-size or --hidden-dims needs less"
     finally:
         torch.set_num_threads(threads)
+    if problem:
+        sys.exit(f"codelet7.py: error: {problem}")
 
 
 if __name__ == "__main__":
@@ -348,4 +350,4 @@ if __name__ == "__main__":
         main(sys.argv[1:])
     except KeyboardInterrupt:
         print("\ncodelet7.py: interrupted", file=sys.stderr)
-        sys.exit(130)
+        raise SystemExit(130) from None

@@ -64,7 +64,7 @@ def show(grid, path=None, title=None):
     height, width = pixels.shape[1:]
     zoom = max(1, min(round(1200 / width), 2200 // height))  # whole pixels for each pixel: sharp
     wide, tall = max(width * zoom, 900), height * zoom
-    lines = textwrap.wrap(title or "", wide // 14)
+    lines = textwrap.wrap(title or "", wide // 13)
     top, bottom = 20 + 34 * len(lines), 50
     whole = top + tall + bottom
     if path is None:

@@ -1,6 +1,6 @@
 """The assignment as one writes it down at first, for benchmark.py to time beside codelet7.py.
 
-    python writeup/plain.py EPOCHS FOLDER     reads MNIST from $MNIST_ROOT or data
+    python extras/plain.py EPOCHS FOLDER     reads MNIST from $MNIST_ROOT or data
 
 torchvision's MNIST with its transforms, a shuffled DataLoader that collects single images, a plain
 Adam, loss.item() in every step; the sheet's two figures (one node's) of the trained model.
@@ -19,7 +19,8 @@ from torchvision.utils import make_grid
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import codelet7
-from utils import MEAN, STD, show
+from digits import MEAN, STD
+from utils import show
 
 epochs, folder = int(sys.argv[1]), Path(sys.argv[2])
 torch.manual_seed(codelet7.SEED)
