@@ -64,8 +64,8 @@ def show(grid, path=None, title=None):
     height, width = pixels.shape[1:]
     zoom = max(1, min(round(1200 / width), 2200 // height))  # whole pixels for each pixel: sharp
     wide, tall = max(width * zoom, 900), height * zoom
-    lines = textwrap.wrap(title or "", wide // 13)
-    top, bottom = 20 + 34 * len(lines), 50
+    lines = textwrap.wrap(title or "", wide // 12)
+    top, bottom = 20 + 30 * len(lines), 50
     whole = top + tall + bottom
     if path is None:
         from matplotlib import pyplot  # only here: it wants a display
@@ -75,7 +75,7 @@ def show(grid, path=None, title=None):
     axes = figure.add_axes([0, bottom / whole, 1, tall / whole])
     axes.imshow(pixels.expand(3, -1, -1).permute(1, 2, 0).numpy())
     axes.axis("off")
-    figure.text(0.5, 1 - 12 / whole, "\n".join(lines), ha="center", va="top", fontsize=9,
+    figure.text(0.5, 1 - 12 / whole, "\n".join(lines), ha="center", va="top", fontsize=7.5,
                 linespacing=1.1)
     if grid.dtype != torch.uint8:
         figure.text(0.5, 14 / whole, f"normalized pixels, from {PAPER:.2f} (paper) in black to "
