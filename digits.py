@@ -94,6 +94,9 @@ def mnist_folder(root):
                                 "connect to the network and run again") from None
             raise NoMNIST(f"There is no MNIST in {raw}, and {reason}. Its four files belong there: "
                           f"{', '.join(MD5)}.") from None
+        except OSError as error:
+            error.filename = error.filename or folder  # a write names no file
+            raise
         finally:
             socket.setdefaulttimeout(patience)
         for name in missing:
