@@ -183,7 +183,7 @@ def from_picture(path):
     if ink.max() < 40:
         raise DataError(f"{path} shows no digit: nothing in it differs clearly from its border")
     ink /= ink.max()
-    ink[ink < 0.2] = 0  # the paper's grain
+    ink[ink < 0.35] = 0  # a shadow on the paper, its grain
     rows, columns = (np.flatnonzero(ink.max(axis) > 0.5) for axis in (1, 0))
     digit = Image.fromarray((255 * ink).round().astype(np.uint8)).crop(
         (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))

@@ -176,7 +176,7 @@ class OnesOwnPicture(TestCase):
         rows, columns = (self.image.amax(axis).nonzero().flatten() for axis in (1, 0))
         ink = Image.fromarray(self.image.numpy()).crop(
             (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
-        self.large = ImageOps.pad(ink.resize((ink.width * 20, ink.height * 20)), (700, 500))
+        self.large = ImageOps.pad(ink.resize((ink.width * 20, ink.height * 20)), (460, 440))
 
     def read(self, picture, name="mine.png", **options):
         picture.save(self.folder / name, **options)
@@ -193,21 +193,22 @@ class OnesOwnPicture(TestCase):
         dark_on_light = ImageOps.invert(self.large)
         on_glass = Image.new("RGBA", self.large.size)  # transparent
         on_glass.paste("black", mask=self.large)
-        grain = Image.fromarray(torch.randint(40, dark_on_light.size[::-1]).byte().numpy())
+        shadow = Image.linear_gradient("L").resize(self.large.size).point(lambda grey: grey * 0.4)
         turned = Image.Exif()
         turned[0x0112] = 6  # the camera was held upright: turn it a quarter to the right
         for picture, name, options in (
                 (dark_on_light, "a.png", {}), (dark_on_light.convert("RGB"), "b.jpg", {}),
-                (dark_on_light.resize((350, 250)), "c.png", {}), (on_glass, "d.png", {}),
+                (dark_on_light.resize((230, 220)), "c.png", {}), (on_glass, "d.png", {}),
                 (ImageOps.expand(dark_on_light, (0, 90, 200, 0), "white"), "e.png", {}),
                 (dark_on_light.point(lambda grey: 60 + grey // 2), "f.png", {}),  # a pale photo
-                (ImageChops.subtract(dark_on_light, grain), "h.png", {}),
+                (ImageChops.subtract(dark_on_light, shadow), "h.png", {}),
                 (dark_on_light.rotate(90, expand=True), "g.jpg", {"exif": turned})):
             with self.subTest(name):
                 image = self.read(picture, name, **options).float()
                 differences = [(image.roll(shift, (1, 2)) - expected).abs().mean()  # it may have
                                for shift in itertools.product((-1, 0, 1), repeat=2)]  # been rounded
-                self.assertLess(min(differences), 3)
+                self.assertLess(min(differences), 6)
+                self.assertLess(abs((image > 0).sum() - (expected > 0).sum()), 30)
 
     def test_a_thin_stroke_is_as_bright_as_mnists(self):
         picture = Image.new("L", (600, 600))
