@@ -271,7 +271,7 @@ class Process(TestCase):
     def test_where_it_runs_makes_no_difference_and_two_runs_are_the_same_to_the_byte(self):
         self.put(self.folder, {"matplotlibrc": b"font.size: 30\nsavefig.bbox: tight\n"})
         here, there = (self.folder / name for name in ("here", "\N{GREEK SMALL LETTER ALPHA}"))
-        odd = {"PYTHONIOENCODING": "cp1252", "MPLBACKEND": "module://not_installed.backend"}
+        odd = {"PYTHONIOENCODING": "cp1252", "MPLBACKEND": "nonsense"}
         os.environ.pop("DISPLAY", None)
         process = self.start(f"--figures-dir={there}", env=os.environ | odd)
         out, err = process.communicate(timeout=600)
