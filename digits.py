@@ -6,7 +6,6 @@ import gzip
 import http.client
 import itertools
 import os
-import shutil
 import socket
 import ssl
 import sys
@@ -35,7 +34,7 @@ DOWNLOAD_ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionE
 
 
 class Digits(NamedTuple):
-    name: str                   # for headers and titles
+    name: str                   # "MNIST", or what else it is, for headers and titles
     images: torch.Tensor        # uint8 (60000, 28, 28), white ink on black
     labels: torch.Tensor        # int64 (60000,), 0..9
     test_images: torch.Tensor   # the same for 10,000 images
@@ -52,44 +51,56 @@ class NoMNIST(DataError):
 
 # --- MNIST's files ---
 
+def write_whole(path, data):
+    """Write bytes to `path` so that it holds either all of them or what it held before.
+    Raises OSError, which names `path`."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+
+
 @contextlib.contextmanager
 def mnist_folder(root):
-    """A folder in which `MNIST(folder, download=True)` finds or downloads only what is MNIST's.
+    """A temporary folder in which `MNIST(folder, download=True)` is safe to call.
 
-    It is `root` if the four files lie in root/MNIST/raw. Else it is a temporary one, and what had
-    to be downloaded is copied to root/MNIST/raw when all of it is there: torchvision itself would
-    overwrite files that bear MNIST's names, and leave half of one where a download breaks off.
-    torchvision's own words go to stderr.
+    It holds copies of those of MNIST's four files that lie in root/MNIST/raw, packed or not, after
+    a look at their contents, which torchvision does not take. If it has to download the others,
+    they are copied to root/MNIST/raw once all of them are there: torchvision itself would overwrite
+    files that bear MNIST's names, and leave half of one where a download breaks off.
 
-    Raises DataError for a file that bears one of MNIST's names, packed or not, and holds something
-    else, and if only some of the files can be had; NoMNIST if none can; OSError for trouble with
-    the disk.
+    Raises DataError for a file that bears one of MNIST's names and holds something else, and if
+    only some of the files can be had; NoMNIST if none can; OSError for trouble with the disk.
     """
     raw = Path(root, "MNIST", "raw").absolute()
     sums = MD5 | dict(MNIST.resources)
-    there = [name for name in sums if os.path.lexists(raw / name)]
-    for name in there:
+    present = [name for name in sums if os.path.lexists(raw / name)]
+    for name in present:
         if not check_integrity(raw / name, sums[name]):
             raise DataError(f"{raw / name} is damaged, or another data set's: it is not MNIST's "
                             "file of this name. Move it away and run again")
-    missing = [name for name in MD5 if name not in there and f"{name}.gz" not in there]
-    if set(MD5) <= set(there):
-        yield root
-        return
+    missing = [name for name in MD5 if name not in present and f"{name}.gz" not in present]
     with tempfile.TemporaryDirectory() as folder:
         inside = Path(folder, "MNIST", "raw")
         inside.mkdir(parents=True)
         for name in set(MD5) - set(missing):
-            data = (raw / name if name in there else raw / f"{name}.gz").read_bytes()
-            (inside / name).write_bytes(data if name in there else gzip.decompress(data))
+            data = (raw / name if name in present else raw / f"{name}.gz").read_bytes()
+            (inside / name).write_bytes(data if name in present else gzip.decompress(data))
         patience = socket.getdefaulttimeout()
         socket.setdefaulttimeout(10)  # seconds without a word; the default is to wait for ever
         try:
-            with contextlib.redirect_stdout(sys.stderr):
+            with contextlib.redirect_stdout(sys.stderr):  # for torchvision's own words
                 yield folder
         except DOWNLOAD_ERRORS as error:
             reason = f"the download failed ({' '.join(str(error).split())})"
-            if there:
+            if present:
                 raise DataError(f"{raw / missing[0]} is missing, and {reason}. Copy it there, or "
                                 "connect to the network and run again") from None
             raise NoMNIST(f"There is no MNIST in {raw}, and {reason}. Its four files belong there: "
@@ -100,9 +111,7 @@ def mnist_folder(root):
         finally:
             socket.setdefaulttimeout(patience)
         for name in missing:
-            raw.mkdir(parents=True, exist_ok=True)
-            shutil.copy(inside / name, raw / f"{name}.tmp")
-            os.replace(raw / f"{name}.tmp", raw / name)
+            write_whole(raw / name, (inside / name).read_bytes())
 
 
 # --- Stand-in digits ---
@@ -131,7 +140,8 @@ def draw_standin(train=60_000, test=10_000):
     # half an image; MNIST's centre of mass lies half a pixel right of and below the middle.
     cos, sin = angle.cos(), angle.sin()
     linear = torch.stack([(cos + shear * sin) / width, (sin - shear * cos) / width,
-                          -sin / height, cos / height], 1).view(-1, 2, 2) * (28 / GLYPH * 2)
+                          -sin / height, cos / height], 1).view(-1, 2, 2)
+    linear *= 28 / GLYPH * 2  # half as large as it was drawn
     theta = torch.cat([linear, linear.sum(2, keepdim=True) * (-0.5 / 14)], 2)
     images = torch.empty(count, 28, 28, dtype=torch.uint8)
     for chunk in torch.arange(count).split(2000):  # bounds the memory
@@ -171,8 +181,9 @@ def from_picture(path):
     fitted into 20 by 20 pixels, its centre of mass at pixel (14, 14) (LeCun et al., Proceedings of
     the IEEE 1998, section III).
 
-    The picture may be of any size, dark on light or light on dark, and in colour; its border should
-    be paper. Raises OSError for a file that PIL cannot read, DataError for a picture without ink.
+    The picture may be of any size, dark on light or light on dark, and in colour, with nothing else
+    on the paper and paper all around. Raises OSError for a file that PIL cannot read, DataError for
+    a picture without ink.
     """
     with Image.open(path) as file:
         picture = ImageOps.exif_transpose(file).convert("RGBA")
@@ -187,7 +198,9 @@ def from_picture(path):
     rows, columns = (np.flatnonzero(ink.max(axis) > 0.5) for axis in (1, 0))
     digit = Image.fromarray((255 * ink).round().astype(np.uint8)).crop(
         (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
-    digit = np.asarray(ImageOps.contain(digit, (20, 20)), np.float32)
+    scale = 20 / max(digit.size)
+    digit = digit.resize([max(1, round(scale * side)) for side in digit.size])
+    digit = np.asarray(digit, np.float32)
     height, width = digit.shape
     row, column = centre_of_mass(digit)
     top = min(max(round(14.5 - row), 0), 28 - height)

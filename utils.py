@@ -2,7 +2,6 @@
 
 import io
 import textwrap
-from pathlib import Path
 
 import matplotlib.style
 import numpy as np
@@ -10,9 +9,9 @@ import torch
 from matplotlib.figure import Figure
 from torchvision.utils import make_grid
 
-from digits import MEAN, STD
+from digits import MEAN, STD, write_whole
 
-PAPER, INK = (0 - MEAN) / STD, (1 - MEAN) / STD  # a digit's background and its full stroke
+PAPER, INK = (0 - MEAN) / STD, (1 - MEAN) / STD  # the background, which is black, and a full stroke
 WHITE = 1.0  # drawn as white, and all above it too: tanh, so a reconstruction, goes no higher
 DPI = 200
 ORANGE, BLUE, GREY = "#d55e00", "#0072b2", "#777777"  # of Okabe and Ito: for the colour-blind too
@@ -21,22 +20,6 @@ STYLE = {"font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8, "axe
          "ytick.color": GREY, "xtick.labelcolor": "black", "ytick.labelcolor": "black",
          "image.interpolation": "nearest"}
 styled = matplotlib.style.context(["default", STYLE])  # a decorator: the user's own style stays out
-
-
-def write_whole(path, data):
-    """Write bytes to `path` so that it holds either all of them or what it held before.
-    Raises OSError, which names `path`."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        if temporary.exists():
-            temporary.unlink()
 
 
 def save(figure, path):
@@ -91,7 +74,7 @@ def show(grid, path=None, title=None):
 def plot_nodes(decoder, hidden, target, images, labels, path, title):
     """Save a sheet with a row for each of k hidden nodes, and what shows what it responds to.
 
-    decoder: its weights, (k or more, 784). hidden: the activations (n, k) for `images`
+    decoder: the decoder's weights, (k or more, 784). hidden: the activations (n, k) for `images`
     (n, 1, 28, 28), normalized, with their digits `labels` (n,). target: the mean activation that
     the sparsity penalty asks for.
     """

@@ -8,8 +8,9 @@ agree to 4 decimals, no ratio is printed:
 - ours: codelet7's own train().
 - floor: the same arithmetic with gradients derived by hand, written into buffers that stay, with
   neither autograd nor a DataLoader. Its Adam is the same fused one.
-Then both sets of figures, in epochs; an epoch of ours beside three other trainings; and whole
-processes, from start to the last file.
+Then both sets of figures, as multiples of an epoch; an epoch of ours beside three other trainings,
+as a multiple of a quiet one; and whole processes, from start to the last file. Of these plain.py
+takes as many threads as torch does by itself, as its users would have it.
 """
 
 import contextlib
@@ -32,6 +33,7 @@ from torchvision.datasets import MNIST
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import codelet7
+import digits
 from digits import MEAN, STD
 
 DATA = os.environ.get("MNIST_ROOT") or ROOT / "data"
@@ -128,7 +130,8 @@ def floor_epoch(images):
 
 def compare_epochs(images, labels):
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))])
-    dataset = MNIST(DATA, transform=transform)
+    with digits.mnist_folder(DATA) as folder:
+        dataset = MNIST(folder, transform=transform)
     epochs = {"sheet": lambda: sheet_epoch(dataset), "ours": lambda: our_epoch(images, labels),
               "floor": lambda: floor_epoch(images)}
     seconds = {name: [] for name in epochs}
@@ -155,11 +158,11 @@ def time_figures(images, labels):
             took = sum(timed(codelet7.visualize, new_model(), images, labels, Path(folder), name)[0]
                        for name in ("untrained", "trained"))
             shares.append(took / epoch)
-    say("both sets of figures, in epochs", shares)
+    say("both sets of figures / an epoch", shares)
 
 
 def time_busy(images, labels):
-    """An epoch of ours beside three other trainings of two threads each, in quiet epochs."""
+    """An epoch beside three trainings of two threads each, as a multiple of a quiet one."""
     busy = {1: [], 2: []}  # by our own number of threads
     for _ in range(3):
         quiet, _ = timed(our_epoch, images, labels)
@@ -177,7 +180,7 @@ def time_busy(images, labels):
                 process.kill()
                 process.communicate()
     for threads, epochs in busy.items():
-        say(f"an epoch beside three trainings, in quiet ones, with {threads} thread(s)", epochs)
+        say(f"an epoch beside three trainings / a quiet one, {threads} thread(s)", epochs)
 
 
 def time_processes():

@@ -1,7 +1,6 @@
 """The command line: what it prints and writes, and what it says when something is wrong."""
 
 import contextlib
-import io
 import os
 import runpy
 import signal
@@ -125,14 +124,6 @@ class Run(TestCase):
         self.addCleanup(torch.set_default_dtype, torch.float32)
         self.assertEqual(self.run_main("--dataset=standin")[0], 0)
 
-    @unittest.skipUnless(torch.cuda.is_available(), "there is no GPU")
-    def test_a_gpu_gives_the_same_losses(self):
-        losses = []
-        for device in ("cpu", "cuda"):
-            code, out, _ = self.run_main("--dataset=standin", f"--device={device}", epochs=3)
-            self.assertEqual(code, 0)
-            losses.append(float(out.split("Test Loss: ")[1].split()[0]))
-        self.assertAlmostEqual(*losses, delta=0.002)
 
 
 class Host(TestCase):
@@ -193,7 +184,8 @@ class Trouble(TestCase):
 
     def test_constants_that_cannot_be(self):
         for name, values in {"EPOCHS": [0, 2.5], "BATCH_SIZE": [0], "HIDDEN_DIMS": [0, 10.0],
-                             "LEARNING_RATE": [0], "SPARSITY_WEIGHT": [-1], "SEED": [-1],
+                             "LEARNING_RATE": [0], "MAX_NODE_FIGURES": [0],
+                             "SPARSITY_WEIGHT": [-1], "SEED": [-1],
                              "RHO": [0, 1, 5, -0.05]}.items():
             for value in values:
                 with self.subTest(name=name, value=value), mock.patch("tests.SETTINGS", {}), \
@@ -225,10 +217,12 @@ class Trouble(TestCase):
         reader, closed_pipe = os.pipe()
         os.close(reader)
         for output in (closed_pipe, os.open("/dev/full", os.O_WRONLY)):
-            with os.fdopen(output, "wb", 0) as raw, \
-                    contextlib.redirect_stdout(io.TextIOWrapper(raw, write_through=True)), \
+            stream = os.fdopen(output, "w")
+            with contextlib.redirect_stdout(stream), \
                     self.assertRaisesRegex(SystemExit, "error: .*standard output"):
                 codelet7.main(["--dataset=standin", f"--figures-dir={self.folder}", *flags()])
+            with contextlib.suppress(OSError):
+                stream.close()
 
     def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(self):
         self.put(self.folder, {"old": b"old"})
@@ -249,8 +243,9 @@ class Trouble(TestCase):
         self.assertEqual(contents(trained), {Path("nodes.png"): b"the last run's"})
 
     def test_out_of_memory(self):
-        self.assertFails(1, ["out of memory", "--batch-size", "--hidden-dims"],
-                         "--dataset=standin", hidden_dims=10**13)
+        for nodes in (10**13, 10**16):
+            self.assertFails(1, ["out of memory", "--batch-size", "--hidden-dims"],
+                             "--dataset=standin", hidden_dims=nodes)
 
     def test_mistakes_of_ours_keep_their_traceback(self):
         with mock.patch.object(codelet7, "run", side_effect=RuntimeError("shapes differ")), \

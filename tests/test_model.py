@@ -16,18 +16,15 @@ RHO = 0.05  # TestCase sets it
 
 class Model(TestCase):
     def test_shapes_and_ranges(self):
-        for inputDims, hDims, batch in [(784, 10, 64), (784, 10, 1), (6, 3, 5), (4, 9, 2)]:
+        for inputDims, hDims, batch in [(784, 10, 64), (6, 3, 1), (4, 9, 2)]:
             model = SparseAutoencoder(inputDims, hDims)
-            hidden, reconstruction = model(10 * torch.randn(batch, inputDims))
+            x = 10 * torch.randn(batch, inputDims)
+            hidden, reconstruction = model(x)
+            self.assertTrue(torch.equal(model(x.view(batch, 1, 2, -1))[0], hidden))  # images
             self.assertEqual(hidden.shape, (batch, hDims))
             self.assertEqual(reconstruction.shape, (batch, inputDims))
             self.assertTrue(((hidden >= 0) & (hidden <= 1)).all())
             self.assertTrue((reconstruction.abs() <= 1).all())
-
-    def test_images_and_rows_are_the_same_input(self):
-        model, images = SparseAutoencoder(784, 10), torch.randn(3, 1, 28, 28)
-        for a, b in zip(model(images), model(images.view(3, 784))):
-            self.assertTrue(torch.equal(a, b))
 
     def test_forward_is_sigmoid_then_tanh_of_linear_layers(self):
         model, x = SparseAutoencoder(7, 3), torch.randn(5, 7)
@@ -84,9 +81,6 @@ class Penalty(TestCase):
         for dtype in (torch.int64, torch.bool, torch.uint8):
             self.assertAlmostEqual(self.penalty(hidden.to(dtype)).item(), 1.7716, delta=5e-5)
 
-    def test_is_zero_at_the_target(self):
-        hidden = torch.full((8, 10), RHO, dtype=torch.float64)
-        self.assertAlmostEqual(self.penalty(hidden).item(), 0, places=12)
 
 
 class Loss(TestCase):
@@ -101,13 +95,6 @@ class Loss(TestCase):
             self.assertEqual((loss.dim(), vars(model)), (0, state))  # it touches nothing
             penalty = model.batched_sparsity_penalty(hidden).item()
             self.assertAlmostEqual(loss.item(), mse + weight * penalty, places=5)
-
-    def test_rho_edited_by_hand_counts(self):
-        zeros, hidden = torch.zeros(2, 4), torch.full((2, 3), 0.5)
-        model = SparseAutoencoder(4, 3, 1.0)
-        self.assertGreater(model.loss_function(zeros, zeros, hidden), 1)
-        with mock.patch.object(codelet7, "RHO", 0.5):
-            self.assertEqual(model.loss_function(zeros, zeros, hidden), 0)
 
     def test_gradients(self):
         model = SparseAutoencoder(6, 3, sparsity_weight=0.1).double()
