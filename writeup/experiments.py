@@ -2,15 +2,15 @@
 
     python writeup/experiments.py
 
-trains thirty autoencoders on MNIST with codelet7's own functions and writes, beside this file:
+trains eighteen autoencoders on MNIST with codelet7's own functions and writes, beside this file:
 results.json (the numbers), results.tex (the same as LaTeX macros, which codelet7.tex reads), and
-the pictures sparsity.png, patches.png and angles.png. A quarter of an hour on one core. With
---macros it only writes results.tex again, from results.json.
+the pictures node_*.png, tree.png, kinds.png, shares.png and ruler.png. Ten minutes on one core.
+With --macros it only writes results.tex again, from results.json.
 
-What a function measures comes as rows of plain numbers, or as {key: number} where codelet7.tex
-states the number by \\result{key}. Readings of nodes are made from the decoder, or from training
-images, and tested on the 10,000 test images. A node "fires" for an image if its activation there is
-above FIRES. `data` is what load() returns.
+A node "fires" for an image if its activation there is above 0.5, and its "answer" is then yes. What
+a function measures comes as numbers with the keys that codelet7.tex uses in \\result{key}, or as
+rows of a table. Whatever is looked up, read or fitted is fitted on the 60,000 training images and
+tested on the 10,000 test images. `data` is what load() returns.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ import itertools
 import json
 import math
 import os
+import re
 import statistics
 import sys
 import time
@@ -29,9 +30,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from torch import nn
-from torchvision.transforms.functional import gaussian_blur
 from torchvision.utils import make_grid
 
 HERE = Path(__file__).resolve().parent
@@ -40,45 +39,20 @@ import codelet7
 import digits
 import utils
 from codelet7 import (BATCH_SIZE, EPOCHS, HIDDEN_DIMS, LEARNING_RATE, RHO, SEED, SPARSITY_WEIGHT,
-                      SparseAutoencoder, activations)
+                      SparseAutoencoder)
 
-FIRES = 0.5
-SIDE = 28                      # pixels
-PATCH = 5                      # pixels: a stroke, 3 wide, with its soft edges
-PLACES = SIDE - PATCH + 1      # for a patch in a row or column, by its upper left corner
-MIDDLE = 14.5                  # pixels from the upper left: where MNIST has its centres of mass
-ROWS = range(4, 24)            # the ink's width is measured in five rows around each of them
-BLANK = torch.full((1, 1, SIDE, SIDE), utils.PAPER)
+SIDE = 28      # pixels
+SPOT = (5, 5)  # pixels: a stroke, 3 wide, with its soft edges
 
 
 # --- The runs ---
 
-class Watched(SparseAutoencoder):
-    """The same autoencoder, which at every 20th step notes what the two parts of the loss ask of
-    the encoder: the gradients of the MSE and of the weighted penalty, (hDims, inputDims) each. The
-    training is not touched."""
+class QuietStart(SparseAutoencoder):
+    """The same autoencoder, whose nodes are quiet before training."""
 
     def __init__(self, *args):
         super().__init__(*args)
-        self.steps, self.noted = 0, {}
-
-    def loss_function(self, x, reconstruction, hidden):
-        if torch.is_grad_enabled() and self.steps % 20 == 0:
-            parts = (F.mse_loss(reconstruction, x.flatten(1)),
-                     self.sparsity_weight * self.batched_sparsity_penalty(hidden))
-            self.noted[self.steps] = [
-                torch.autograd.grad(part, self.encoder.weight, retain_graph=True)[0]
-                for part in parts]
-        self.steps += 1
-        return super().loss_function(x, reconstruction, hidden)
-
-
-class LinearOutput(SparseAutoencoder):
-    """The same autoencoder without the tanh."""
-
-    def forward(self, x):
-        hidden = torch.sigmoid(self.encoder(x.flatten(1)))
-        return hidden, self.decoder(hidden)
+        nn.init.constant_(self.encoder.bias, -3)
 
 
 class RunningMean(SparseAutoencoder):
@@ -94,28 +68,20 @@ class RunningMean(SparseAutoencoder):
         return super().batched_sparsity_penalty(seen.unsqueeze(0)).to(hidden.dtype)
 
 
+SEEDS = [f"seed {seed}" for seed in range(8)]
 RUNS = {  # name: what differs from `python codelet7.py`
-    "seed 0": {"kind": Watched}, **{f"seed {seed}": {"seed": seed} for seed in range(1, 12)},
-    "batch order 1": {"order": 1}, "batch order 2": {"order": 2},
-    "no penalty": {"weight": 0.0}, "seed 1, no penalty": {"seed": 1, "weight": 0.0},
-    **{f"weight {weight:g}": {"weight": weight} for weight in (1e-5, 1e-3, 1e-2, 1e-1, 1.0)},
+    **{name: {"seed": seed} for seed, name in enumerate(SEEDS)},
+    "batch order 1": {"order": 1}, "no penalty": {"weight": 0.0},
+    **{f"weight {weight:g}": {"weight": weight} for weight in (1e-3, 1e-2, 1e-1, 1.0)},
+    "quiet start": {"kind": QuietStart},
     "running mean, weight 1": {"kind": RunningMean, "weight": 1.0},
-    "learning rate 0.001": {"lr": 1e-3}, "100 epochs": {"epochs": 100},
-    "20 nodes": {"hidden_dims": 20}, "100 nodes": {"hidden_dims": 100},
-    "no tanh": {"kind": LinearOutput},
-    "no tanh, learning rate 0.001": {"kind": LinearOutput, "lr": 1e-3},
-    "100 nodes, learning rate 0.001": {"hidden_dims": 100, "lr": 1e-3},
-    "100 nodes, learning rate 0.001, weight 0.01": {"hidden_dims": 100, "lr": 1e-3, "weight": 1e-2},
+    "100 nodes": {"hidden_dims": 100, "lr": 1e-3},
+    "100 nodes, weight 0.01": {"hidden_dims": 100, "lr": 1e-3, "weight": 1e-2},
 }
-# Which of them the tables and pictures show, in their order.
-SEEDS = [f"seed {seed}" for seed in range(12)]
-CHANGES = ["learning rate 0.001", "100 epochs", "20 nodes", "100 nodes", "no tanh", "no penalty",
-           "no tanh, learning rate 0.001", "100 nodes, learning rate 0.001"]
-WEIGHTS = {0.0: "no penalty", 1e-5: "weight 1e-05", SPARSITY_WEIGHT: "seed 0",
-           1e-3: "weight 0.001", 1e-2: "weight 0.01", 1e-1: "weight 0.1", 1.0: "weight 1"}
-KINDS = {"dense": "seed 0", "digits": "weight 0.1",
-         "strokes": "100 nodes, learning rate 0.001, weight 0.01",
-         "dense100": "100 nodes, learning rate 0.001"}
+SOME_SEEDS = SEEDS[:3]  # where a measurement takes long, or would fill a table
+WEIGHTS = {0.0: "no penalty", SPARSITY_WEIGHT: "seed 0", 1e-3: "weight 0.001",
+           1e-2: "weight 0.01", 1e-1: "weight 0.1", 1.0: "weight 1"}
+KINDS = {"blobs": "seed 0", "digits": "weight 0.1", "strokes": "100 nodes, weight 0.01"}
 
 
 def untrained(seed, kind=SparseAutoencoder, hidden_dims=HIDDEN_DIMS, weight=SPARSITY_WEIGHT):
@@ -124,11 +90,13 @@ def untrained(seed, kind=SparseAutoencoder, hidden_dims=HIDDEN_DIMS, weight=SPAR
 
 
 def trained(data, name, seed=SEED, order=None, epochs=EPOCHS, lr=LEARNING_RATE, **model_settings):
-    """Train as codelet7's run() does; order seeds the order of the batches, where it is not `seed`.
-    Returns the model and its (loss, mse) of each epoch; prints a line that starts with `name`."""
+    """Train as codelet7's run() does. order seeds the order of the batches, where it is not to be
+    the run's. Returns the model and its (loss, mse) of each epoch; prints a line with `name`."""
     model = untrained(seed, **model_settings)
-    loader = codelet7.make_dataloader(data.images, data.labels, BATCH_SIZE,
-                                      seed if order is None else order)
+    if order is not None:
+        torch.manual_seed(order)
+    loader = codelet7.make_dataloader(data.images, data.labels, BATCH_SIZE)
+    next(iter(loader))  # as the sheet's snippet does before the training
     with contextlib.redirect_stdout(io.StringIO()):
         history = codelet7.train(model, loader, epochs, lr)
     print(f"{name}: {history[0][0]:.4f} to {history[-1][0]:.4f}", flush=True)
@@ -147,24 +115,10 @@ def columns(model):
     return model.decoder.weight.detach().t().reshape(-1, SIDE, SIDE)
 
 
-def patch_means(pictures):
-    """Pictures (n, 28, 28) -> the mean of each patch, (n, places, places), by upper left corner."""
-    return F.avg_pool2d(pictures.unsqueeze(1), PATCH, stride=1).squeeze(1)
-
-
 def correlation(a, b):
-    """Pearson's, of the columns of a (n, k) with those of b (n, l): (k, l); (n,) is one column."""
-    a, b = (v.double().view(len(v), -1) for v in (a, b))
-    a, b = a - a.mean(0), b - b.mean(0)
+    """Pearson's, of the columns of a (n, k) with those of b (n, l): (k, l)."""
+    a, b = (v.double() - v.double().mean(0) for v in (a, b))
     return (a / a.norm(dim=0)).t() @ (b / b.norm(dim=0))
-
-
-def auc(score, positive):
-    """How often a positive's score (n,) exceeds a negative's, ties counting half (Mann-Whitney)."""
-    negatives = score[~positive].sort().values
-    below, not_above = (torch.searchsorted(negatives, score[positive], right=right)
-                        for right in (False, True))
-    return (below + not_above).double().mean().item() / (2 * len(negatives))
 
 
 def basis(vectors):
@@ -176,6 +130,11 @@ def cosines(a, b):
     """Of the principal angles between the spans of the columns (Bjorck, Golub 1973). Between
     centred activations they are the canonical correlations."""
     return torch.linalg.svdvals(basis(a).t() @ basis(b)).clamp(max=1)
+
+
+def rotation(generator):
+    """A random one of ten dimensions: Q of a normal matrix, uniform once signs are free."""
+    return basis(torch.randn(HIDDEN_DIMS, HIDDEN_DIMS, generator=generator, dtype=torch.float64))
 
 
 def matched(a, b):
@@ -210,392 +169,367 @@ class PCA:
         return (self.mean + code @ self.components.t()).float()
 
 
-# --- What the MSE is made of ---
+# --- The four nodes of page 1 ---
 
-def floors(model, pca, data):
-    """The finished model's MSE, beside what no training, or only a better code, could better."""
-    pixels, test = data.images.flatten(1), data.test_images.flatten(1)
-    mine, mine_test = mse(model, data.images), mse(model, data.test_images)
-    tanh, tanh_test = (F.mse_loss(part.clamp(-1, 1), part).item() for part in (pixels, test))
-    linear = pca.decode(pca.encode(data.images))
-    flat = pca.mean.float().clamp(-1, 1).expand_as(pixels)
-    return {"train-mse": mine, "test-mse": mine_test, "gap-mse": mine_test - mine,
-            "tanh": tanh, "tanh_test": tanh_test, "gap-tanh": tanh_test - tanh,
-            "above-tanh-train": mine - tanh, "above-tanh-test": mine_test - tanh_test,
-            "tanh-share": tanh / mine, "bright_pixels": (pixels > 1).double().mean().item(),
-            "mean_image": F.mse_loss(flat, pixels).item(),
-            "pca": F.mse_loss(linear.clamp(-1, 1), pixels).item(),
-            "pca_unclipped": F.mse_loss(linear, pixels).item()}
-
-
-# --- The ten nodes, over the training images ---
-
-def top_counts(model, data):
-    """How many of each node's 100 strongest images are of each digit: (hDims, 10)."""
-    hidden = activations(model, data.images)
-    order = hidden.sort(dim=0, descending=True, stable=True).indices[:100]
-    return torch.stack([data.labels[top].bincount(minlength=10) for top in order.t()])
+PAPER, INK = utils.PAPER, utils.INK
+TESTS = {  # name: what it is, node, digit, colour painted, and its rectangle's place and size
+    "foot-erased": ("2s, foot erased", 1, 2, PAPER, (18, 0), (6, 28)),
+    "foot-painted": ("7s, foot painted", 1, 7, INK, (19, 8), (3, 13)),
+    "stroke-erased": ("8s, stroke erased", 2, 8, PAPER, (12, 12), (8, 4)),
+    "stroke-painted": ("0s, stroke painted", 2, 0, INK, (12, 12), (8, 4)),
+    "bar-erased": ("4s, crossbar erased", 7, 4, PAPER, (13, 6), (5, 16)),
+    "bar-painted": ("7s, crossbar painted", 7, 7, INK, (14, 8), (3, 13)),
+    "corner-erased": ("2s, corner erased", 9, 2, PAPER, (18, 16), (6, 9)),
+    "corner-painted": ("7s, corner painted", 9, 7, INK, (18, 17), SPOT),
+    "left-erased": ("6s, lower left erased", 6, 6, PAPER, (14, 4), (8, 9)),
+    "left-painted": ("2s, left of middle painted", 6, 2, INK, (10, 8), SPOT),
+}
+PAGE_ONE = [1, 2, 7, 9]
 
 
 @torch.no_grad()
-def node_rows(model, data):
-    """What each node responds to, and the MSE gained if it is held at its mean."""
-    hidden, whole = activations(model, data.images), mse(model, data.images)
-    rows = []
-    for node, top in enumerate(top_counts(model, data).tolist()):
-        fires = (hidden[:, node] > FIRES).double()
-        held = hidden.clone()
-        held[:, node] = hidden[:, node].mean()
-        reconstruction = torch.tanh(model.decoder(held.float()))
-        rows.append({"mean": hidden[:, node].mean().item(), "fires": fires.mean().item(),
-                     "fires_by_digit": [fires[data.labels == digit].mean().item()
-                                        for digit in range(10)], "top": top,
-                     "at-mean": F.mse_loss(reconstruction, data.images.flatten(1)).item() - whole})
-    return rows
+def painted_everywhere(model, node, images, colour, size):
+    """The share of images (n, 1, 28, 28) that fires the node when a rectangle of that colour is
+    painted over them: (places down, places across), by its upper left corner. The encoder is
+    linear, so its input changes by w . (colour - what was there)."""
+    weights = model.encoder.weight[node].view(1, 1, SIDE, SIDE)
+    before = model.encoder(images.flatten(1))[:, node].view(-1, 1, 1)
+    change = F.avg_pool2d((colour - images) * weights, size, stride=1).squeeze(1)
+    return (before + math.prod(size) * change > 0).double().mean(0)
 
-
-# --- Readings of single nodes ---
 
 @torch.no_grad()
-def patch_maps(model, images):
-    """What a patch of ink, and one of paper, over the images (n, 1, 28, 28) does to the share of
-    them that fires each node: (2, hDims, places, places). The encoder is linear, so its input
-    changes by w . (what is painted - what was there)."""
-    weights = F.unfold(model.encoder.weight.view(-1, 1, SIDE, SIDE), PATCH)  # (hDims, 25, 576)
-    before = model.encoder(images.flatten(1)).unsqueeze(2)
-    cleared = before - torch.einsum("nkp,hkp->nhp", F.unfold(images, PATCH), weights)
-    maps = torch.stack([(cleared + paint * weights.sum(1) > 0).double().mean(0)
-                        for paint in (utils.INK, utils.PAPER)]) - (before > 0).double().mean(0)
-    return maps.view(2, -1, PLACES, PLACES)
+def intervention(model, data, node, digit, colour, place, size):
+    """One of TESTS on the test images of a digit: the share that fires the node as they are, with
+    the rectangle painted, and, for comparison, with it painted elsewhere without touching the
+    place: at the middle one of those places, and at the one where it does the most."""
+    images = data.test_images[data.test_labels == digit]
+    before = (model.encode(images)[:, node] > 0.5).double().mean().item()
+    shares = painted_everywhere(model, node, images, colour, size)
+    after = shares[place].item()
+    down, across = torch.meshgrid(*map(torch.arange, shares.shape), indexing="ij")
+    apart = ((down - place[0]).abs() >= size[0]) | ((across - place[1]).abs() >= size[1])
+    elsewhere = shares[apart]
+    return {"before": before, "after": after, "usual": elsewhere.median().item(),
+            "most": (elsewhere.max() if after > before else elsewhere.min()).item()}
 
 
-def spot_rows(model, images, maps):
-    """Predictions from the decoder alone, tested on what the encoder does. The spots are the places
-    (0..575) of the patches where a node's column has the highest mean, and the lowest: ink on the
-    highest makes the node fire and paper there stops it; ink on the lowest stops it; and the ink in
-    the first less that in the second tells which images fire it. Ranks: 1 is the largest rise, or
-    fall, of all places. Control: random pairs of patches in which images differ."""
-    fires = activations(model, images) > FIRES
-    means = patch_means(images.squeeze(1)).flatten(1)
-    inked = (means.std(0) > 0.3).nonzero().flatten()
-    pairs = inked[torch.randint(len(inked), (200, 2), generator=torch.Generator().manual_seed(0))]
-    rows = []
-    for node, column in enumerate(patch_means(columns(model)).flatten(1)):
-        high, low = column.argmax().item(), column.argmin().item()
-        both = auc(means[:, high] - means[:, low], fires[:, node])
-        chance = [auc(means[:, a] - means[:, b], fires[:, node]) for a, b in pairs]
-        row = {"high": high, "low": low, "auc": both,
-               "random-better": sum(max(value, 1 - value) > both for value in chance)}
-        ink, paper = maps[:, node].flatten(1)
-        for key, change, spot, sign in (("ink-high", ink, high, 1), ("paper-high", paper, high, -1),
-                                        ("ink-low", ink, low, -1)):
-            row |= {key: change[spot].item(),
-                    f"{key}-rank": int((sign * change > sign * change[spot]).sum()) + 1}
-        rows.append(row)
-    return rows
+def spot_predictions(model, images):
+    """What the decoder says of the encoder. In each node's decoder column, the spot where it is
+    highest on average, and the spot where it is lowest: ink on the highest should make more images
+    fire the node, paper there fewer, and ink on the lowest fewer. How many of these predictions
+    hold; and, as a control, how many on average with the spots of another node."""
+    means = F.avg_pool2d(columns(model).unsqueeze(1), SPOT, stride=1).flatten(1)
+    spots = list(zip(means.argmax(1).tolist(), means.argmin(1).tolist()))
+    held = torch.zeros(len(spots), len(spots))
+    for node in range(len(spots)):
+        before = (model.encode(images)[:, node] > 0.5).double().mean()
+        ink, paper = (painted_everywhere(model, node, images, colour, SPOT).flatten() - before
+                      for colour in (INK, PAPER))
+        for other, (high, low) in enumerate(spots):
+            held[node, other] = sum((ink[high] > 0, paper[high] < 0, ink[low] < 0))
+    own = held.trace().item()
+    return {"predictions": 3 * len(spots), "predictions-held": int(own),
+            "predictions-others": (held.sum().item() - own) / (len(spots) - 1)}
 
 
-def lean(images):
-    """How far the principal axis of the ink (n, 1, 28, 28) leans from the vertical, to the right:
-    (n,), in degrees. The axis is at atan2(2 cov(x, y), var(x) - var(y)) / 2 to the x axis."""
-    ink = (images.squeeze(1).double() - utils.PAPER).clamp(min=0)
-    ink = ink / ink.sum((1, 2), keepdim=True)
-    down, right = torch.meshgrid(*[torch.arange(SIDE)] * 2, indexing="ij")
-    x = right - (ink * right).sum((1, 2), keepdim=True)
-    y = (ink * down).sum((1, 2), keepdim=True) - down
-    xx, yy, xy = ((ink * product).sum((1, 2)) for product in (x * x, y * y, x * y))
-    axis = torch.rad2deg(torch.atan2(2 * xy, xx - yy) / 2)  # -90..90
-    return torch.where(axis > 0, 90 - axis, -90 - axis)
+def favourite_numbers(model, start, data):
+    """The digits among a node's 100 favourite images: how many of node 9's are 7s; and the most of
+    one digit that any node has before training."""
+    def counts(model):
+        top = model.encoder(data.images.flatten(1)).topk(100, dim=0).indices
+        return torch.stack([data.labels[node].bincount(minlength=10) for node in top.t()])
+
+    with torch.no_grad():
+        return {"top-9-7": counts(model)[9, 7].item(),
+                "untrained-purest": counts(start).max().item()}
 
 
-def ones_by_lean(model, images, labels, edges):
-    """The share of the 1s that fires each node, by how far they lean: (bins, hDims)."""
-    ones = images[labels == 1]
-    fires, leans = (activations(model, ones) > FIRES).double(), lean(ones)
-    return torch.stack([fires[(leans >= low) & (leans < high)].mean(0)
-                        for low, high in itertools.pairwise(edges)])
+# --- Ten answers ---
+
+def answers(code):
+    """A code (n, k) -> its answers, as one number for each image, 0..2^k - 1: (n,)."""
+    return ((code > 0).long() << torch.arange(code.shape[1])).sum(1)
 
 
-def lean_within_digits(model, data):
-    """Within each digit, over test images: the correlation of a node with the lean, for three
-    nodes. And for node 9 after what the ink in two corners explains of both is taken away; the
-    corners are where its decoder column is lowest, and lowest in the upper left quarter."""
-    hidden, leans = activations(model, data.test_images), lean(data.test_images)
-    column, ink = patch_means(columns(model))[9], patch_means(data.test_images.squeeze(1)).double()
-    half = PLACES // 2
-    corners = torch.stack([ink.flatten(1)[:, column.argmin()],
-                           ink[:, :half, :half].flatten(1)[:, column[:half, :half].argmin()]], 1)
-    result = {"5": [], "7": [], "9": [], "9, corners fixed": []}
-    for digit in range(10):
-        inside = data.test_labels == digit
-        for node in (5, 7, 9):
-            result[str(node)].append(correlation(hidden[inside, node], leans[inside]).item())
-        both = torch.stack([hidden[inside, 9], leans[inside]], 1)
-        known = torch.cat([torch.ones(len(both), 1), corners[inside]], 1)
-        rest = both - known @ torch.linalg.lstsq(known, both).solution
-        result["9, corners fixed"].append(correlation(*rest.t()).item())
-    return result
+def entropy(code):
+    """Of the answers to a code (n, k), in bits: of the patterns that occur (too low, where there
+    are not many more images than patterns), and of the nodes one by one (an upper bound)."""
+    counts = torch.unique(code > 0, dim=0, return_counts=True)[1].double()
+    share = counts / counts.sum()
+    on = (code > 0).double().mean(0)
+    each = torch.special.entr(on) + torch.special.entr(1 - on)
+    return {"bits": -(share * share.log2()).sum().item(), "patterns": len(counts),
+            "bits-most": each.sum().item() / math.log(2)}
 
 
-def width_rows(model, images):
-    """The correlation of each node with the width of the ink, in pixels from its leftmost to its
-    rightmost column, in five rows around each of ROWS: (rows, hDims), as lists."""
-    hidden, column = activations(model, images), torch.arange(SIDE)
-    rows = []
-    for row in ROWS:
-        inked = (images[:, 0, row - 2:row + 3] > (utils.PAPER + utils.INK) / 2).any(1)
-        right, left = torch.where(inked, column, -1), torch.where(inked, column, SIDE)
-        widths = (right.amax(1) - left.amin(1) + 1).clamp(min=0)
-        rows.append(correlation(hidden, widths).flatten().tolist())
-    return rows
+def looked_up(code, test_code, data):
+    """Test images painted, and their digits read, from their ten answers alone: the MSE of a table
+    with the mean of the training images that give the same answers (shrunk to the mean of all, by
+    the weight of five images; clipped to tanh's range); the share of digits that a majority of
+    those training images gets right."""
+    pixels, pattern = data.images.flatten(1), answers(code)
+    size, overall = 2 ** code.shape[1], pixels.mean(0)
+    counts = pattern.bincount(minlength=size).unsqueeze(1)
+    sums = torch.zeros(size, pixels.shape[1]).index_add_(0, pattern, pixels)
+    table = ((sums + 5 * overall) / (counts + 5)).clamp(-1, 1)
+    votes = torch.zeros(size, 10).index_put_((pattern, data.labels), torch.ones(len(pattern)),
+                                             accumulate=True)
+    asked = answers(test_code)
+    return {"looked-up": F.mse_loss(table[asked], data.test_images.flatten(1)).item(),
+            "majority": (votes.argmax(1)[asked] == data.test_labels).double().mean().item()}
 
 
-def bars(angles, length=20, y=MIDDLE):
-    """How much of each pixel a round-ended bar covers, 0..1, sampled at 8 x 8 points: (angles, 1,
-    28, 28). Angles are in degrees, + leans right; length and width (3) are those of MNIST's 1s."""
-    grid = (torch.arange(SIDE * 8) + 0.5) / 8
-    down, right = torch.meshgrid(grid - y, grid - MIDDLE, indexing="ij")
-    angle = torch.deg2rad(torch.tensor(angles, dtype=torch.float64)).view(-1, 1, 1, 1)
-    along = right * angle.sin() - down * angle.cos()
-    across = right * angle.cos() + down * angle.sin()
-    beyond = (along.abs() - (length - 3) / 2).clamp(min=0)  # the straight part
-    return F.avg_pool2d((torch.hypot(beyond, across) <= 3 / 2).float(), 8)
+def standardized(code, test_code):
+    mean, deviation = code.mean(0), code.std(0).clamp(min=0.1)  # pixels may be all alike
+    return (code - mean) / deviation, (test_code - mean) / deviation
 
 
-def painted(images, covered, colour):
-    """Images with a colour over them where covered (0..1)."""
-    return images * (1 - covered) + colour * covered
-
-
-def reading_numbers(model, data):
-    """Single nodes: 1s that lean; blank paper; an upright bar drawn, painted over the test images,
-    erased from them, all else erased; 2s with the foot's rows erased, 7s with a foot painted."""
-    def firing(images, node):
-        return (activations(model, images)[:, node] > FIRES).double().mean().item()
-
-    left, _, nearly_upright, right = ones_by_lean(model, data.images, data.labels,
-                                                  range(-20, 21, 10)).tolist()
-    images, upright = data.test_images, bars([0])
-    twos, sevens = (images[data.test_labels == digit] for digit in (2, 7))
-    erased = twos.clone()
-    erased[:, :, 18:24] = utils.PAPER
-    foot = painted(BLANK, bars([90], length=14, y=20.5), utils.INK)
-    blank, bar = activations(model, torch.cat([BLANK, painted(BLANK, upright, utils.INK)])).tolist()
-    return {"ones-5--20": left[5], "ones-5-10": right[5], "ones-9-0": nearly_upright[9],
-            "blank-2": blank[2], "bar-2-0": bar[2], "blank-9": blank[9],
-            "upright-as-is-9": firing(images, 9),
-            "upright-painted-9": firing(painted(images, upright, utils.INK), 9),
-            "upright-erased-9": firing(painted(images, upright, utils.PAPER), 9),
-            "upright-only-on-9": firing(painted(images, 1 - upright, utils.PAPER), 9),
-            "foot-as-is-2": firing(twos, 1), "foot-erased-2": firing(erased, 1),
-            "foot-as-is-7": firing(sevens, 1),
-            "foot-painted-7": firing(torch.maximum(sevens, foot), 1)}
-
-
-# --- What the nodes are: digits, a space, themselves? ---
-
-def one_digit(code, labels, test_code, test_labels):
-    """How well one column of a code (n, k) tells one digit from the rest: (k, 10), the mean of the
-    shares of right answers among the digit and among the rest, on test images. Threshold and
-    direction are the best on the training images."""
-    accuracy, digit, truth = [], torch.arange(10), F.one_hot(test_labels).double()
-    for column, test in zip(code.t(), test_code.t()):
-        values, order = column.sort()
-        inside = F.one_hot(labels[order]).double()
-        below = inside.cumsum(0) / inside.sum(0) - (1 - inside).cumsum(0) / (1 - inside).sum(0)
-        below[:-1][values[1:] == values[:-1]] = 0  # no threshold between equals
-        best = below.abs().argmax(0)
-        says = ((test.unsqueeze(1) <= values[best]) == (below[best, digit] > 0)).double()
-        accuracy.append(((says * truth).sum(0) / truth.sum(0)
-                         + ((1 - says) * (1 - truth)).sum(0) / (1 - truth).sum(0)) / 2)
-    return torch.stack(accuracy)
-
-
-def linear_accuracy(code, labels, test_code, test_labels):
+@torch.enable_grad()
+def linear_accuracy(code, test_code, data):
     """The share of test images that a softmax regression on a code (n, k) gets right. It is convex:
-    L-BFGS, on standardized numbers in double precision, goes to its minimum."""
-    mean, deviation = code.double().mean(0), code.double().std(0)
-    code, test_code = ((part.double() - mean) / deviation for part in (code, test_code))
+    L-BFGS, in double precision, goes to its minimum."""
+    code, test_code = standardized(code.double(), test_code.double())
     linear = nn.Linear(code.shape[1], 10, dtype=torch.float64)
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)
-    optimizer = torch.optim.LBFGS(linear.parameters(), max_iter=500, tolerance_grad=1e-6,
+    optimizer = torch.optim.LBFGS(linear.parameters(), max_iter=300, tolerance_grad=1e-5,
                                   tolerance_change=0, line_search_fn="strong_wolfe")
 
     def loss():
         optimizer.zero_grad()
-        value = F.cross_entropy(linear(code), labels)
+        value = F.cross_entropy(linear(code), data.labels)
         value.backward()
         return value
 
     optimizer.step(loss)
-    return (linear(test_code).argmax(1) == test_labels).double().mean().item()
+    with torch.no_grad():
+        return (linear(test_code).argmax(1) == data.test_labels).double().mean().item()
 
 
-def code_numbers(codes, data):
-    """How much ten numbers for an image tell of its digit: all of them, the best one, the best one
-    for each digit. codes: {name: (of the training images, of the test images)}."""
-    result = {}
-    for name, (code, test_code) in codes.items():
-        given = code, data.labels, test_code, data.test_labels
-        accuracy = one_digit(*given)
-        result |= {f"linear-{name}": linear_accuracy(*given), f"one-{name}": accuracy.max().item(),
-                   f"one-{name}-mean": accuracy.amax(0).mean().item()}
-        if name == "trained":
-            node, digit = divmod(accuracy.argmax().item(), 10)
-            result |= {"one-trained-node": node, "one-trained-digit": digit}
-    return result
+@torch.enable_grad()
+def network(code, test_code, targets, layers, loss, epochs=10):
+    """What a network with two hidden layers makes of a code (n, k), for the test images."""
+    code, test_code = standardized(code.float(), test_code.float())
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(code.shape[1], 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(),
+                          *layers(128))
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3, fused=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(code)).split(256):
+            optimizer.zero_grad()
+            loss(model(code[batch]), targets[batch]).backward()
+            optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        return model(test_code)
 
 
-def space_numbers(model, start, components):
-    """The span of the decoder's columns, trained and untrained, beside that of as many principal
-    components (784, k): the mean squared cosine of the principal angles, 1 for the same space; and
-    the angles in degrees, beside those of random directions."""
+def read_numbers(code, test_code, data):
+    """What ten numbers tell, not only their answers: the digit, to a linear and to a nonlinear
+    reader; the image, to a nonlinear decoder."""
+    digit = network(code, test_code, data.labels, lambda width: [nn.Linear(width, 10)],
+                    F.cross_entropy).argmax(1)
+    image = network(code, test_code, data.images.flatten(1),
+                    lambda width: [nn.Linear(width, SIDE * SIDE), nn.Tanh()], F.mse_loss)
+    return {"linear": linear_accuracy(code, test_code, data),
+            "nonlinear": (digit == data.test_labels).double().mean().item(),
+            "painted": F.mse_loss(image, data.test_images.flatten(1)).item()}
+
+
+@torch.no_grad()
+def judge_numbers(model, pca, data):
+    """The share of test images, of their reconstructions, and of those of as many principal
+    components, that a network takes for the right digit. It learns from real images; all is clipped
+    to tanh's range."""
+    shown = {"real": data.test_images.flatten(1), "mine": model(data.test_images)[1],
+             "pca": pca.decode(pca.encode(data.test_images))}
+    says = network(data.images.flatten(1).clamp(-1, 1), torch.cat([*shown.values()]).clamp(-1, 1),
+                   data.labels, lambda width: [nn.Linear(width, 10)], F.cross_entropy).argmax(1)
+    return {f"judge-{name}": (part == data.test_labels).double().mean().item()
+            for name, part in zip(shown, says.view(len(shown), -1))}
+
+
+# --- The tree ---
+
+def grow(on, data, inside, depth):
+    """A tree of questions about the training images `inside`, whose answers are on (n, k), bool:
+    {"mean" image, "count", "digits"} and, above depth 0, the node whose answer, as a table of two
+    mean images, lowers their squared error most ("asks"), with a tree for each answer."""
+    pixels = data.images.flatten(1)[inside]
+    tree = {"mean": pixels.mean(0), "count": len(inside),
+            "digits": data.labels[inside].bincount(minlength=10)}
+    if depth:
+        says = on[inside].float()
+        yes, total = says.sum(0), pixels.sum(0)
+        sums = says.t() @ pixels
+        gain = sums.square().sum(1) / yes + (total - sums).square().sum(1) / (len(inside) - yes)
+        gain[(yes == 0) | (yes == len(inside))] = -math.inf  # all answer alike
+        tree["asks"] = gain.argmax().item()
+        says = on[inside, tree["asks"]]
+        tree |= {"no": grow(on, data, inside[~says], depth - 1),
+                 "yes": grow(on, data, inside[says], depth - 1)}
+    return tree
+
+
+def leaf_of(tree, says):
+    """The leaf that the answers of one image, a list of bools, lead to."""
+    while "asks" in tree:
+        tree = tree["yes" if says[tree["asks"]] else "no"]
+    return tree
+
+
+def tree_numbers(tree, test_on, data):
+    """Test images painted, and their digits read, from the leaf that they come to."""
+    leaves = [leaf_of(tree, says) for says in test_on.tolist()]
+    painted = torch.stack([leaf["mean"] for leaf in leaves]).clamp(-1, 1)
+    read = torch.stack([leaf["digits"].argmax() for leaf in leaves])
+    return {"leaf": F.mse_loss(painted, data.test_images.flatten(1)).item(),
+            "leaf-digit": (read == data.test_labels).double().mean().item()}
+
+
+@torch.no_grad()
+def answer_rows(models, pca, data):
+    """All of this, for the trained nodes, and for the controls: untrained nodes, the principal
+    components, and these at random rotated. {name: one row, or one for each seed or rotation}; the
+    first one's tree, too."""
+    def row(code, numbers=None):
+        """code: images -> ten numbers, above 0 for a yes; numbers: what of these is read."""
+        train, test = code(data.images), code(data.test_images)
+        tree = grow(train > 0, data, torch.arange(len(train)), 4)
+        off = correlation(train > 0, train > 0).abs().fill_diagonal_(0)
+        result = entropy(train) | looked_up(train, test, data) | tree_numbers(tree, test > 0, data)
+        if numbers:
+            result |= read_numbers(numbers(train), numbers(test), data)
+        return result | {"related": off.sum().item() / 90, "related-most": off.max().item(),
+                         "tree": tree}
+
+    def node_row(model):
+        return row(lambda images: model.encoder(images.flatten(1)), torch.sigmoid)
+
     generator = torch.Generator().manual_seed(0)
-    after, before = (cosines(part.decoder.weight.detach(), components) for part in (model, start))
-    chance = [cosines(torch.randn(components.shape, generator=generator, dtype=torch.float64),
-                      components) for _ in range(100)]
-    angles, random = torch.rad2deg(after.acos()), torch.rad2deg(torch.stack(chance).acos()).mean(0)
-    return {"space-decoder": after.square().mean().item(),
-            "space-untrained": before.square().mean().item(),
-            **{f"angle-decoder-{index}": angles[index].item() for index in (0, 5, 9)},
-            **{f"angle-random-{index}": random[index].item() for index in (0, 9)}}
+    rows = {"trained": [node_row(models[name]) for name in SOME_SEEDS],
+            "untrained": [node_row(untrained(seed)) for seed in range(len(SOME_SEEDS))],
+            "pca": [row(pca.encode, torch.clone)],
+            "rotated": [row(lambda images: pca.encode(images) @ turn)
+                        for turn in (rotation(generator) for _ in range(5))]}
+    trees = [found.pop("tree") for found in itertools.chain(*rows.values())]
+    return rows, trees[0]
 
 
-def match_numbers(models, data, scores):
-    """Are the nodes of two models the same, and is their space? models: {name: model}. scores: the
-    images' on the principal components, (n, 10). `absolute`: matched(); `canonical`: the mean
-    squared canonical correlation. Controls: spaces at random rotated."""
-    pairs = list(itertools.combinations(range(len(SEEDS)), 2))
-    compared = {"seeds": [(f"seed {a}", f"seed {b}") for a, b in pairs],
-                "untrained": [(f"untrained {a}", f"untrained {b}") for a, b in pairs],
-                "order": [("seed 0", "batch order 1"), ("seed 0", "batch order 2")],
-                "no-penalty": [("seed 0", "no penalty"), ("seed 1", "seed 1, no penalty")]}
-    models = models | {f"untrained {seed}": untrained(seed) for seed in range(len(SEEDS))}
-    centred = {}
-    for name in {name for names in compared.values() for pair in names for name in pair}:
-        hidden = activations(models[name], data.images)
-        centred[name] = hidden - hidden.mean(0)
-    generator = torch.Generator().manual_seed(0)
+# --- Quiet nodes ---
 
-    def rotated(space):
-        """By Q of a normal matrix, which is uniformly random once signs are free."""
-        return basis(space) @ basis(torch.randn(HIDDEN_DIMS, HIDDEN_DIMS, generator=generator,
-                                                dtype=torch.float64))
-
-    absolute = {"seeds-rotated": [matched(centred[a], rotated(centred[b]))
-                                  for a, b in compared["seeds"]]}
-    once = rotated(scores)  # whose mean is 0, as PCA's are
-    absolute["components-rotated"] = [matched(once, rotated(scores)) for _ in range(50)]
-    absolute |= {key: [matched(centred[a], centred[b]) for a, b in names]
-                 for key, names in compared.items()}
-    canonical = {key: [cosines(centred[a], centred[b]).square().mean().item() for a, b in names]
-                 for key, names in compared.items()}
-    return {"match-seeds-absolute-n": len(pairs),
-            **{f"match-{key}-absolute-mean": statistics.mean(absolute[key]) for key in absolute},
-            **{f"match-{key}-canonical-mean": statistics.mean(canonical[key]) for key in canonical},
-            **{f"match-{key}-absolute-{pick.__name__}": pick(absolute[key])
-               for key in ("seeds", "seeds-rotated") for pick in (min, max)}}
-
-
-# --- Sparsity ---
-
+@torch.no_grad()
 def firing_row(model, data):
-    """How often nodes fire over the training images; the share of images that fire none, by FIRES
-    and by half of each node's own maximum; the nodes that fire for none; and the share of all
-    activation that is in activations under a quarter."""
-    hidden = activations(model, data.images)
-    fires, own, means = hidden > FIRES, hidden > hidden.amax(0) / 2, hidden.mean(0)
-    return {"mse": mse(model, data.images), "mean": means.mean().item(),
-            "lowest": means.min().item(), "highest": means.max().item(),
+    """Over the training images: the mean activation; how many nodes fire for an image; the share of
+    images that fire none, and of those that fire a single one; the entropy of the answers; the
+    share of activations that lie within 0.1 of 0 or 1, and of all activation that is in activations
+    under a quarter. And the MSE."""
+    hidden = model.encode(data.images)
+    fires = hidden > 0.5
+    return {"mse": mse(model, data.test_images), "mean": hidden.mean().item(),
             "on": fires.sum(1).double().mean().item(),
             "none": (~fires.any(1)).double().mean().item(),
-            "none-own": (~own.any(1)).double().mean().item(),
-            "dead": int((~fires.any(0)).sum()),
+            "alone": (fires.sum(1) == 1).double().mean().item(), **entropy(hidden - 0.5),
+            "clear": ((hidden - 0.5).abs() > 0.4).double().mean().item(),
             "faint": (hidden[hidden < 0.25].sum() / hidden.sum()).item()}
 
 
+@torch.no_grad()
 def kind_row(model, data):
-    """What the features look like, in numbers, medians over the nodes: how large a column's picture
-    is (pixels of more than half its largest weight), and how like a whole digit (correlation with
-    the most similar of ten mean digits, less the mean of all)."""
+    """And what the features look like, medians over the nodes: how large a column's picture is
+    (pixels of more than half its largest weight), and how like a whole digit (correlation with the
+    most similar of ten mean digits, less the mean of all). Then the same with a quarter for the
+    half that a node has to reach; and the MSE if all activations are rounded to 0 or 1."""
     pictures, pixels = columns(model).flatten(1).double(), data.images.flatten(1)
     size = (pictures.abs() > pictures.abs().amax(1, keepdim=True) / 2).sum(1).double()
     means = torch.stack([pixels[data.labels == digit].mean(0) for digit in range(10)])
     likeness = correlation(pictures.t(), (means - pixels.mean(0)).t()).amax(1)
+    quarter = model.encode(data.images) - 0.25
+    rounded = torch.tanh(model.decoder(model.encode(data.test_images).round()))
     return {**firing_row(model, data), "nodes": len(pictures), "size": size.median().item(),
-            "likeness": likeness.median().item()}
-
-
-def gradient_numbers(noted, steps_per_epoch):
-    """How large the penalty's gradient is beside the MSE's, by epoch: by the mean of the batches'
-    norms; and by the norm of the batches' mean, in which the MSE's noise from batch to batch has
-    averaged out. noted: Watched's."""
-    gradients = {epoch: [torch.stack(part).flatten(1) for part in zip(*(
-        pair for step, pair in noted.items() if step // steps_per_epoch == epoch - 1))]
-        for epoch in (1, 2, 5, 20)}
-    of_mse, of_penalty = (part.mean(0) for part in gradients[2])
-    return {"gradient-weights-mean-2": (of_penalty.norm() / of_mse.norm()).item()} | {
-        f"gradient-weights-{epoch}": (of_penalty.norm(dim=1).mean()
-                                      / of_mse.norm(dim=1).mean()).item()
-        for epoch, (of_mse, of_penalty) in gradients.items()}
+            "likeness": likeness.median().item(),
+            "quarter-on": (quarter > 0).sum(1).double().mean().item(),
+            **{f"quarter-{key}": value for key, value in entropy(quarter).items()},
+            "rounded": F.mse_loss(rounded, data.test_images.flatten(1)).item()}
 
 
 def penalty_numbers():
-    """The unweighted penalty of a node that in a batch is on average 0.05, never fires, always
-    fires; and of one that is 1 for one image in 20 and else 0: expected over random batches, of
-    which a binomial number of images fire it. Then the trap in the sheet's float32 clamp: of a node
-    that always fires beside one at 0.2 in a batch of 5, the penalty and a row's gradients."""
+    """The unweighted penalty of a node that is 0.05 for every image, and of one that is 1 for one
+    image in 20 and else 0: expected over random batches, of which a binomial number of images fire
+    it. What one such answer holds, in bits. Then the trap in the sheet's float32 clamp: the penalty
+    as the sheet writes it, of a node that always fires, and ours."""
     def penalty(rho_hat):
         hidden = torch.full((1, 1), rho_hat, dtype=torch.float64)
         return SparseAutoencoder(1, 1).batched_sparsity_penalty(hidden).item()
 
     rare = sum(math.comb(BATCH_SIZE, count) * RHO ** count * (1 - RHO) ** (BATCH_SIZE - count)
                * penalty(count / BATCH_SIZE) for count in range(BATCH_SIZE + 1))
-    hidden = torch.tensor([[1, 0.2]] * 5, requires_grad=True)
-    rho_hat = torch.clamp(hidden.mean(0), 1e-8, 1 - 1e-8)
-    literal = (RHO * torch.log(RHO / rho_hat)
-               + (1 - RHO) * torch.log((1 - RHO) / (1 - rho_hat))).sum()
-    literal.backward()
-    return {"sees-always": abs(penalty(RHO)), "sees-rare": rare,
-            "sees-silent-batch": penalty(0.0), "sees-silent-batches": (1 - RHO) ** BATCH_SIZE,
-            "clamp-never": penalty(0.0), "clamp-always": penalty(1.0),
-            "clamp-literal-penalty": str(literal.item()),  # JSON has no infinity
-            "clamp-literal-gradient-0": hidden.grad[0, 0].item(),
-            "clamp-literal-gradient-1": hidden.grad[0, 1].item()}
+    rho_hat = torch.clamp(torch.ones(1), 1e-8, 1 - 1e-8)
+    literal = RHO * torch.log(RHO / rho_hat) + (1 - RHO) * torch.log((1 - RHO) / (1 - rho_hat))
+    bits = -(RHO * math.log2(RHO) + (1 - RHO) * math.log2(1 - RHO))
+    return {"sees-always": abs(penalty(RHO)), "sees-rare": rare, "rare-bits": bits,
+            "clamp-always": penalty(1.0), "clamp-literal": str(literal.item())}  # JSON has no inf
 
 
-# --- What the reconstructions show ---
+# --- Spaces, and what the MSE is made of ---
 
-def judge_numbers(model, pca, data):
-    """What a classifier reads in test images, in their reconstructions, and in those of as many
-    principal components: how much is right, and the shares of 4s read as 9, 7s as 9, 5s as 5. All
-    is clipped to what tanh can give: the range that the classifier learned in."""
-    torch.manual_seed(0)
-    judge = nn.Sequential(nn.Linear(SIDE * SIDE, 128), nn.ReLU(), nn.Linear(128, 10))
-    optimizer = torch.optim.Adam(judge.parameters(), lr=1e-3, fused=True)
-    loader = codelet7.make_dataloader(data.images.flatten(1).clamp(-1, 1), data.labels, BATCH_SIZE,
-                                      seed=0)
-    for batch, answers in itertools.chain.from_iterable(itertools.repeat(loader, 5)):
-        optimizer.zero_grad()
-        F.cross_entropy(judge(batch), answers).backward()
-        optimizer.step()
-    result = {}
-    with torch.no_grad():
-        for name, pictures in (("real", data.test_images.flatten(1)),
-                               ("reconstruction", model(data.test_images)[1]),
-                               ("pca", pca.decode(pca.encode(data.test_images)))):
-            says = judge(pictures.clamp(-1, 1)).argmax(1)
-            result[f"network-{name}-accuracy"] = (says == data.test_labels).double().mean().item()
-            for digit, read in ((4, 9), (7, 9), (5, 5)):
-                share = (says[data.test_labels == digit] == read).double().mean().item()
-                result[f"network-{name}-{digit}-{read}"] = share
+def space_numbers(model, start, components):
+    """The span of the decoder's columns, trained and untrained, beside that of as many principal
+    components (784, k): the mean squared cosine of the principal angles, 1 for the same space. And
+    how like its start the encoder is, and the decoder."""
+    result = {f"space-{name}": cosines(part.decoder.weight.detach(),
+                                       components).square().mean().item()
+              for name, part in (("trained", model), ("untrained", start))}
+    for name in ("encoder", "decoder"):
+        now, then = (getattr(part, name).weight.detach().flatten() for part in (model, start))
+        result[f"start-{name}"] = correlation(now.unsqueeze(1), then.unsqueeze(1)).item()
     return result
 
 
-# --- The pictures, drawn at the size they are printed in: 6.7 inches, the width of the text ---
+@torch.no_grad()
+def match_numbers(models, data, scores):
+    """Are the nodes of two models the same, and is their space? models: {name: model}. scores: the
+    images' on the principal components, (n, 10). `nodes`: matched(); `space`: the mean squared
+    canonical correlation. Controls: spaces at random rotated."""
+    pairs = list(itertools.combinations(SEEDS, 2))
+    compared = {"seeds": pairs, "order": [("seed 0", "batch order 1")],
+                "untrained": [(f"untrained {a}", f"untrained {b}") for a, b in pairs]}
+    models = models | {f"untrained {name}": untrained(seed) for seed, name in enumerate(SEEDS)}
+    centred = {}
+    for name in {name for names in compared.values() for pair in names for name in pair}:
+        hidden = models[name].encode(data.images)
+        centred[name] = hidden - hidden.mean(0)
+    generator = torch.Generator().manual_seed(0)
+    found = {f"{key}-nodes": [matched(centred[a], centred[b]) for a, b in names]
+             for key, names in compared.items()}
+    found |= {f"{key}-space": [cosines(centred[a], centred[b]).square().mean().item()
+                               for a, b in names] for key, names in compared.items()}
+    found["rotated-nodes"] = [matched(centred[a], basis(centred[b]) @ rotation(generator))
+                              for a, b in pairs]
+    found["pca-nodes"] = [matched(centred[name], basis(scores) @ rotation(generator))
+                          for name in SEEDS]
+    found["pca-space"] = [cosines(centred[name], scores).square().mean().item() for name in SEEDS]
+    return {"match-pairs": len(pairs),
+            **{f"match-{key}": statistics.mean(values) for key, values in found.items()}}
 
-WIDE = 1340  # pixels, 200 to the inch
+
+def floor_numbers(model, pca, data):
+    """The finished model's MSE, beside what no training, or only a better code, could better."""
+    pixels, test = data.images.flatten(1), data.test_images.flatten(1)
+    flat = pca.mean.float().clamp(-1, 1).expand_as(test)
+    linear = pca.decode(pca.encode(data.test_images)).clamp(-1, 1)
+    tanh = F.mse_loss(pixels.clamp(-1, 1), pixels).item()
+    return {"tanh": tanh, "tanh-test": F.mse_loss(test.clamp(-1, 1), test).item(),
+            "tanh-share": tanh / mse(model, data.images), "test-mse": mse(model, data.test_images),
+            "bright-pixels": (pixels > 1).double().mean().item(),
+            "mean-image": F.mse_loss(flat, test).item(), "pca-mse": F.mse_loss(linear, test).item()}
+
+
+# --- The pictures, drawn at the size they are printed in: 6.9 inches, the width of the text ---
+
+WIDE = 1380  # pixels, 200 to the inch
 
 
 def axes_at(figure, left, top, width, height):
@@ -608,129 +542,165 @@ def axes_at(figure, left, top, width, height):
 def say(figure, left, top, text, **style):
     """Text at a place in the figure in pixels, from its upper left corner."""
     width, height = figure.get_size_inches() * utils.DPI
-    figure.text(left / width, 1 - top / height, text, **{"va": "top", "fontsize": 7} | style)
+    figure.text(left / width, 1 - top / height, text, **{"va": "top", "fontsize": 7.5} | style)
 
 
-def draw_mosaic(figure, left, top, pictures, across, zoom):
-    """8-bit pictures (k, 3, h, w), `across` of them in a row, each pixel zoom^2 pixels: sharp."""
-    mosaic = make_grid(pictures, across, padding=1, pad_value=255)
-    axes = axes_at(figure, left, top, mosaic.shape[2] * zoom, mosaic.shape[1] * zoom)
-    axes.imshow(mosaic.permute(1, 2, 0).numpy(), aspect="auto")
+def draw_grey(figure, left, top, picture, size):
+    """A normalized image, or a grid of them, `size` pixels wide, as the figures draw them."""
+    pixels = utils.to_grey(picture)
+    pixels = pixels.view(SIDE, SIDE) if pixels.numel() == SIDE * SIDE else pixels[0]
+    axes = axes_at(figure, left, top, size, size * pixels.shape[0] / pixels.shape[1])
+    axes.imshow(pixels, cmap="gray", vmin=0, vmax=255)
     axes.axis("off")
-    return axes
+
+
+def draw_weights(figure, left, top, weights, size, limit=None):
+    axes = axes_at(figure, left, top, size, size)
+    utils.draw_weights(axes, weights, limit or weights.abs().max())
+
+
+def in_common(model, images):
+    """What the images that fire a node have in common: the covariance of each pixel with its
+    activation, (hDims, 28, 28), as in nodes.png."""
+    with torch.no_grad():
+        hidden = model.encode(images)
+        common = (hidden - hidden.mean(0)).t() @ images.flatten(1) / len(images)
+        return common.view(-1, SIDE, SIDE)
 
 
 @utils.styled
-def plot_sparsity(models, rows, path):
-    """Save three kinds of features: two models of ten nodes to the left, one of a hundred to the
-    right. Each column is on its own scale. rows: kind_row()s."""
-    figure = Figure(figsize=(WIDE / utils.DPI, 735 / utils.DPI))
-    for kind, head, left, top, across, zoom, between in (
-            ("dense", "Blobs: 10 nodes, weight 0.0001 (the sheet's)", 0, 0, 5, 5, "; "),
-            ("digits", "Digits: 10 nodes, weight 0.1", 0, 375, 5, 5, "; "),
-            ("strokes", "Strokes: 100 nodes, weight 0.01, learning rate 0.001", 755, 0, 10, 2,
-             "\n")):
-        row, weights = rows[kind], columns(models[KINDS[kind]]).unsqueeze(1)
-        pictures = utils.in_colours(weights / weights.abs().amax((1, 2, 3), keepdim=True))
-        bottom = top + 32 + (len(pictures) // across * 29 + 1) * zoom
-        say(figure, left + zoom, top + 5, head, fontsize=7.5)
-        draw_mosaic(figure, left, top + 32, pictures, across, zoom)
-        say(figure, left + zoom, bottom + 3,
-            f"mean activation {row['mean']:.2f}; {row['on']:.1f} of {row['nodes']} nodes fire"
-            f"{between}MSE {row['mse']:.3f}; {row['dead']} dead nodes")
+def plot_node(model, common, images, node, path, heads):
+    """Save a node's strip: its decoder column, what its images have in common, and eight images
+    from its whole range, the middle one of each eighth; with a head over each, or without."""
+    top = 32 if heads else 0
+    figure = Figure(figsize=(484 / utils.DPI, (top + 118) / utils.DPI))
+    for left, weights in ((0, columns(model)[node]), (122, common[node])):
+        draw_weights(figure, left, top, weights, 116)
+    order = model.encoder(images.flatten(1))[:, node].argsort(stable=True)
+    eighths = order[[len(images) * (2 * eighth + 1) // 16 for eighth in range(8)]]
+    grid = make_grid(images[eighths], 4, padding=1, pad_value=utils.WHITE)[:, 1:-1, 1:-1]
+    draw_grey(figure, 250, top, grid, 232)
+    for middle, head in ((58, "decoder"), (180, "in common"), (366, "least to most active")):
+        say(figure, middle, 4, head if heads else "", ha="center")
     utils.save(figure, path)
 
 
 @utils.styled
-def plot_patches(model, maps, tests, path):
-    """Save, for each node, its weights and what patches do to it (patch_maps()), one scale to a
-    row, with the two spots of its row in tests (spot_rows()): solid where the decoder is highest,
-    dashed where it is lowest. A map's value stands at the middle of its patch."""
-    encoder = model.encoder.weight.detach().view(-1, 1, SIDE, SIDE)
-    ink, paper = (F.pad(change.unsqueeze(1), [PATCH // 2] * 4) for change in maps)
-    rows = {"encoder,\nsmoothed": gaussian_blur(encoder, kernel_size=9, sigma=1.5),
-            "decoder": columns(model).unsqueeze(1),
-            "ink in a\n5 x 5 patch": ink, "paper in a\n5 x 5 patch": paper}
-    zoom, left, top = 4, WIDE - 291 * 4, 30
-    below = top + 117 * zoom + 6
-    figure = Figure(figsize=(WIDE / utils.DPI, (below + 29) / utils.DPI))
-    axes = draw_mosaic(figure, left, top, torch.cat([*map(utils.in_colours, rows.values())]),
-                       len(tests), zoom)
-    for row, (name, values) in enumerate(rows.items()):
-        largest = values.abs().max().item()
-        scale = f"{largest:.2f}" if row < 2 else f"{100 * largest:.0f} points"
-        say(figure, 2, top + (row * 29 + 14) * zoom, f"{name}\n\N{PLUS-MINUS SIGN}{scale}",
-            va="center", linespacing=1.25)
-    for node, test in enumerate(tests):
-        middle = left + (node * 29 + 15) * zoom
-        say(figure, middle, 4, f"node {node}", ha="center", fontsize=7.5)
-        say(figure, middle, below, f"{test['auc']:.2f}", ha="center", fontsize=7.5)
-        for row, (key, line) in itertools.product(range(len(rows)),
-                                                  (("high", "-"), ("low", (0, (1.5, 1))))):
-            down, right = divmod(test[key], PLACES)
-            axes.add_patch(Rectangle((node * 29 + right + 0.5, row * 29 + down + 0.5), PATCH, PATCH,
-                                     fill=False, linewidth=0.7, linestyle=line))
-    say(figure, 2, below, "AUC of the two")
+def plot_tree(tree, common, path):
+    """Save the tree of questions: the mean image of those that a picture stands for, how many they
+    are, and what the images that fire the node asked have in common; at the leaves also the
+    commonest digit and its share."""
+    sizes, tops, height, icon = [104, 104, 100, 92, 80], [2, 190, 378, 562, 742], 866, 58
+    figure = Figure(figsize=(WIDE / utils.DPI, height / utils.DPI))
+    lines = axes_at(figure, 0, 0, WIDE, height)
+    lines.set(xlim=(0, WIDE), ylim=(height, 0))
+    lines.axis("off")
+
+    def draw(tree, level, index):
+        slot, size, top = WIDE / 2 ** level, sizes[level], tops[level]
+        middle, below = (index + 0.5) * slot, top + size + 6
+        draw_grey(figure, middle - size / 2, top, tree["mean"], size)
+        if "asks" not in tree:
+            digit = tree["digits"].argmax().item()
+            share = tree["digits"][digit].item() / tree["count"]
+            say(figure, middle, below - 2, f"{tree['count']:,}\n{share:.0%} {digit}s", ha="center",
+                fontsize=7)
+            return
+        draw_weights(figure, middle - icon / 2, below, common[tree["asks"]], icon)
+        where = (middle, below + icon + 2) if level == 3 else (middle + icon / 2 + 5, below - 2)
+        style = dict(ha="center", fontsize=7) if level == 3 else dict(fontsize=8, fontweight="bold")
+        say(figure, *where, f"node {tree['asks']}?", **style)
+        for answer, side, colour in (("no", -1, utils.BLUE), ("yes", 1, utils.ORANGE)):
+            bend, end, across = middle + side * (icon / 2 + 3), middle + side * slot / 4, below + 30
+            lines.plot([bend, end, end], [across, across, tops[level + 1] - 3], color=colour,
+                       linewidth=1.4)
+            count = f"\n{tree[answer]['count']:,}" if level < 3 else ""
+            say(figure, end + side * 6, across + 3, answer + count, color=colour, linespacing=1,
+                ha="right" if side < 0 else "left")
+            draw(tree[answer], level + 1, 2 * index + (side > 0))
+
+    draw(tree, 0, 0)
+    say(figure, WIDE / 2 + 60, 4, f"{tree['count']:,} training images:\ntheir mean")
     utils.save(figure, path)
 
 
 @utils.styled
-def plot_angles(model, data, widths, path):
-    """Save what slanted strokes do to four nodes, and wide ones to all. widths: width_rows()."""
-    four = {5: {"color": utils.ORANGE, "marker": "o"}, 9: {"color": utils.BLUE, "marker": "s"},
-            4: {"color": utils.GREY, "marker": "^"}, 7: {"color": "black", "marker": "D"}}
-    filled = {"markersize": 3, "linewidth": 1.2}
-    hollow = {"markersize": 5, "linestyle": "", "markerfacecolor": "none", "markeredgewidth": 0.6}
-    leans, angles = range(-15, 46, 5), range(-60, 61, 5)  # edges of the bins of 1s; of the bars
-    figure = Figure(figsize=(WIDE / utils.DPI, 430 / utils.DPI))
-    ones, bar, width = (axes_at(figure, left, 35, 350, 275) for left in (55, 505, 975))
+def plot_kinds(models, rows, image, path):
+    """Save three kinds of features, each column on its own scale: two models of ten nodes to the
+    left, one of a hundred to the right. Below each, one image's code and reconstruction."""
+    figure = Figure(figsize=(WIDE / utils.DPI, 826 / utils.DPI))
+    for kind, head, left, top, across, zoom in (
+            ("blobs", "10 nodes, penalty weight 0.0001: blobs", 0, 0, 5, 4),
+            ("digits", "10 nodes, penalty weight 0.1: digits", 0, 420, 5, 4),
+            ("strokes", "100 nodes, penalty weight 0.01: strokes", 802, 0, 10, 2)):
+        model, count = models[KINDS[kind]], rows[kind]["nodes"]
+        with torch.no_grad():
+            hidden, reconstruction = model(image)
+        say(figure, left, top + 2, head, fontsize=8, fontweight="bold")
+        for node, weights in enumerate(columns(model)):
+            down, right = (place * 29 * zoom for place in divmod(node, across))
+            draw_weights(figure, left + right, top + 34 + down, weights, 28 * zoom)
+        below = top + 34 + count // across * 29 * zoom + 10
+        draw_grey(figure, left, below, image, 104)
+        code = axes_at(figure, left + 132, below + 4, 322, 98)
+        code.bar(range(count), hidden[0], width=0.8, color=utils.ORANGE)
+        code.set(ylim=(0, 1), xlim=(-0.7, count - 0.3), yticks=[0, 1], xticks=[])
+        code.tick_params(length=2, pad=1, labelsize=7.5)
+        draw_grey(figure, left + 474, below, reconstruction, 104)
+        for middle, text in ((52, "image"), (293, f"its code: {count} activations"),
+                             (526, "returned")):
+            say(figure, left + middle, below + 107, text, ha="center")
+    utils.save(figure, path)
 
-    middle = [(low + high) / 2 for low, high in itertools.pairwise(leans)]
-    for images, labels, style in ((data.images, data.labels, filled),
-                                  (data.test_images, data.test_labels, hollow)):
-        shares = ones_by_lean(model, images, labels, leans)
-        for node, look in four.items():
-            ones.plot(middle, shares[:, node], **look, **style)
-    ones.set(title="1s: share that fires the node", xlabel="lean of the 1 (degrees)",
-             xticks=range(-15, 46, 15))
 
-    hidden = activations(model, painted(BLANK, bars(angles), utils.INK))
-    for node, look in four.items():
-        bar.plot(angles, hidden[:, node], label=f"node {node}", **look, **filled)
-    bar.set(title="a drawn bar: activation", xlabel="lean of the bar (degrees)",
-            xticks=range(-60, 61, 30))
+@utils.styled
+def plot_shares(shares, path):
+    """Save the share of each digit's images that fires each node, (nodes, 10), as a heat map."""
+    figure = Figure(figsize=(620 / utils.DPI, 520 / utils.DPI))
+    axes = axes_at(figure, 90, 62, 526, 452)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for node, digit in itertools.product(range(len(shares)), range(10)):
+        share = shares[node, digit].item()
+        axes.text(digit, node, f"{100 * share:.0f}", ha="center", va="center", fontsize=7,
+                  color="white" if share > 0.55 else "black")
+    axes.set(xticks=range(10), yticks=range(len(shares)),
+             xticklabels=[f"{digit}s" for digit in range(10)],
+             yticklabels=[f"node {node}" for node in range(len(shares))])
+    axes.tick_params(length=0, labeltop=True, labelbottom=False, labelsize=7.5, pad=2)
+    axes.spines[:].set_visible(False)
+    say(figure, 353, 4, "per cent of a digit's images that fire the node", ha="center", fontsize=8)
+    utils.save(figure, path)
 
-    shown = {1: {"color": utils.ORANGE, "label": "node 1"},
-             3: {"color": utils.BLUE, "label": "node 3", "linestyle": "--"}}
-    for node, series in enumerate(zip(*widths)):
-        width.plot(ROWS, series, **shown.get(node, {"color": "#cccccc", "linewidth": 0.7,
-                                                    "zorder": 0}))
-    width.set(title="correlation with the ink's width", xlabel="in five rows around row",
-              xticks=range(5, 25, 5), yticks=[-0.5, 0, 0.5])
 
-    for axes in figure.axes:
-        axes.tick_params(labelsize=7, length=2, pad=2)
-        axes.xaxis.labelpad = 2
-    for axes, center in ((bar, 455), (width, 1150)):
-        figure.legend(*axes.get_legend_handles_labels(), loc="lower center", frameon=False,
-                      bbox_to_anchor=(center / WIDE, 0), ncols=4, fontsize=7.5, handlelength=1.8,
-                      columnspacing=1.2)
+@utils.styled
+def plot_ruler(marks, path):
+    """Save a ruler of MSEs. marks: (value, text, where, colour); where is how far above the ruler
+    the text stands, 1 or 2, or how far below it, -1 or -2."""
+    figure = Figure(figsize=(WIDE / utils.DPI, 286 / utils.DPI))
+    axes = axes_at(figure, 0, 0, WIDE, 286)
+    axes.set(xlim=(0.285, 0.745), ylim=(-132, 154))
+    axes.axis("off")
+    axes.plot([0.29, 0.74], [0, 0], color="black", linewidth=1)
+    axes.text(0.74, 10, "MSE of test images", fontsize=7.5, ha="right", va="bottom")
+    for value, text, where, colour in marks:
+        end = {1: 16, 2: 84, -1: -16, -2: -78}[where]
+        axes.plot([value, value], [0, end], color=colour, linewidth=1)
+        axes.plot([value], [0], "o", color=colour, markersize=4)
+        axes.text(value, end + (2 if where > 0 else -2), f"{value:.3f}\n{text}", color=colour,
+                  fontsize=7.5, ha="center", va="bottom" if where > 0 else "top", linespacing=1.1)
     utils.save(figure, path)
 
 
 # --- The macros ---
 
-FORMATS = {  # of Python, and of points(), for the keys' numbers: the first that fits; else ".4f"
+FORMATS = {  # for the keys' numbers: the first that fits; else ".4f"
+    "share": "tests.* *.fires.* bright-pixels tanh-share *.majority *.linear *.nonlinear "
+             "*.leaf-digit judge-* *.clear *.none *.alone *.faint answers-keep",
     ".2%": "penalty-share",
-    ".1%": "linear-* network-*-accuracy sees-silent-batches",
-    "share": "tanh-share bright_pixels fires-* ones-* upright-* foot-* one-* weight-1-* "
-             "running-none running-faint kind-strokes-faint gradient-* network-*",
-    "points": "ink-* paper-*",
-    ".3f": "at-mean-* running-mean",
-    ".2f": "auc-* blank-* bar-* corner-* width-* space-* match-* kind-*-likeness",
-    ".1f": "sheet-*-sds at-once kind-*-on",
-    ".0f": "angle-* kind-*-size",
-    ".4g": "clamp-literal-*",
+    ".3f": "*.looked-up *.painted *.leaf *mse *.rounded *.mean",
+    ".2f": "match-* space-* start-* *.likeness *.related* rare-bits sees-*",
+    ".1f": "*bits* *on predictions-others *clamp-always",
+    ".0f": "*.size quiet-times",
 }
 
 
@@ -745,82 +715,56 @@ def latex(key, value):
         return str(value)
     form = next((form for form, patterns in FORMATS.items()
                  if any(fnmatchcase(key, pattern) for pattern in patterns.split())), ".4f")
-    if form == "points":  # a change of a share, in percentage points
-        return f"${100 * value:+.0f}$"
     return share(value) if form == "share" else format(value, form).replace("%", r"\%")
 
 
-def row_numbers(results):
-    """The numbers that codelet7.tex states of the rows in results.json."""
-    nodes, spots, kinds = results["nodes"], results["spots"], results["kinds"]
-    within, widths = results["lean_within_digits"], results["widths"]
-    values = {"seeds": len(SEEDS), "places": PLACES ** 2, "at-once": kinds["dense"]["on"],
-              "change-nopenalty": results["changes"]["no penalty"],
-              "top-9-7": nodes[9]["top"][7], "fires-2-0": nodes[2]["fires_by_digit"][0],
-              "lean-5-negative": sum(value < 0 for value in within["5"]),
-              "width-1-most": max(row[1] for row in widths),
-              "width-3-8": widths[ROWS.index(10)][3],  # from row 8 on: the five rows around 10
-              "width-3-20": widths[ROWS.index(22)][3],
-              "right-signs": sum((row["ink-high"] > 0) + (row["paper-high"] < 0)
-                                 + (row["ink-low"] < 0) for row in spots)}
-    for key, losses in results["seeds"].items():
-        values |= {key: losses[SEED], f"seeds-{key}-mean": statistics.mean(losses),
-                   f"seeds-{key}-min": min(losses), f"seeds-{key}-max": max(losses)}
-    for key, epoch in (("first", 1), ("last", EPOCHS)):
-        sheet, losses = codelet7.SHEET_LOSSES[epoch], results["seeds"][key]
-        away = abs(sheet - statistics.mean(losses)) / statistics.stdev(losses)
-        values |= {f"sheet-{key}": sheet, f"sheet-{key}-sds": away}
-    # Node 9's lean within all digits but 1, whose lean is of another kind.
-    leans, fixed = (within[key][:1] + within[key][2:] for key in ("9", "9, corners fixed"))
-    values |= {"corner-lean-mean": statistics.mean(leans),
-               "corner-lean-without-ink-mean": statistics.mean(fixed)}
-    for name, found in (("corner-lean", leans), ("auc", [row["auc"] for row in spots]),
-                        ("at-mean", [row["at-mean"] for row in nodes])):
-        values |= {f"{name}-least": min(found), f"{name}-most": max(found)}
-    for node, keys in ((1, "random-better"), (2, "paper-high paper-high-rank"),
-                       (3, "ink-low ink-low-rank"), (4, "random-better"), (7, "ink-high"),
-                       (8, "ink-high ink-high-rank ink-low random-better"), (9, "ink-low")):
-        values |= {f"{key}-{node}": spots[node][key] for key in keys.split()}
-    for kind, keys in (("dense", "likeness"), ("digits", "on size likeness"),
-                       ("strokes", "on size faint"), ("dense100", "on size mse")):
-        values |= {f"kind-{kind}-{key}": kinds[kind][key] for key in keys.split()}
-    heaviest = results["weights"][-1]
-    return values | {f"weight-1-{key}": heaviest[key] for key in ("none", "none-own", "faint")}
-
-
 def tables(results):
+    """The rows of the tables, as LaTeX."""
     def table(rows):
         return "\n".join(" & ".join(row) + r" \\" for row in rows)
 
-    def listed(values, chosen, form):
-        return ", ".join(rf"{digit}\,({form(values[digit])})" for digit in chosen)
+    def span(rows, key):
+        """Of several rows, the lowest and the highest value."""
+        if key not in rows[0]:
+            return ""
+        low, high = (latex(f"rows.{key}", pick(row[key] for row in rows)) for pick in (min, max))
+        return low if low == high else f"{low}--{high}".replace(r"\%--", "--")
 
-    nodes = []
-    for node, row in enumerate(results["nodes"]):
-        top, fires = row["top"], row["fires_by_digit"]
-        on_top, often = (sorted(range(10), key=lambda digit: -values[digit])
-                         for values in (top, fires))
-        nodes.append([str(node), f"{row['mean']:.2f}", share(row["fires"]),
-                      listed(top, on_top[:3], str), listed(fires, often[:3], share),
-                      listed(fires, often[-2:], share), f"{row['at-mean']:.3f}"])
-    weights = [["$0$" if row["weight"] == 0 else f"$10^{{{math.log10(row['weight']):.0f}}}$",
-                f"{row['mean']:.3f}", f"{row['lowest']:.2f} to {row['highest']:.2f}",
-                f"{row['on']:.1f}", f"{100 * row['none']:.1f}", f"{100 * row['none-own']:.1f}",
-                str(row["dead"]), f"{row['mse']:.4f}", f"{row['same']:.2f}"]
+    answers = {"my nodes": results["answers"]["trained"][:1],
+               "two other seeds": results["answers"]["trained"][1:],
+               "three seeds, untrained": results["answers"]["untrained"],
+               "principal components": results["answers"]["pca"],
+               "these, turned five times": results["answers"]["rotated"]}
+    weights = [["none" if row["weight"] == 0 else f"$10^{{{math.log10(row['weight']):.0f}}}$",
+                *(latex(f"rows.{key}", row[key]) for key in ("mean", "on", "none", "bits")),
+                f"{2 ** row['bits']:.0f}", latex("rows.mse", row["mse"])]
                for row in results["weights"]]
-    changes = [[change.replace("0.001", "$10^{-3}$"), f"{loss:.4f}"]
-               for change, loss in results["changes"].items()]
-    return {"node-rows": table(nodes), "sparsity-rows": table(weights),
-            "change-rows": table(changes)}
+    return {"answers": table([name, *(span(rows, key) for key in (
+                "bits", "patterns", "looked-up", "majority", "leaf", "leaf-digit", "painted",
+                "nonlinear", "linear"))] for name, rows in answers.items()),
+            "weights": table(weights),
+            "tests": table([str(node), text, *(share(results["tests"][name][key])
+                                               for key in ("before", "after", "usual", "most"))]
+                           for name, (text, node, *_) in TESTS.items())}
 
 
-def macros(results):
-    """results.json's contents as the text of results.tex: \\defresult{key}{value} for each
-    \\result{key} of codelet7.tex."""
-    numbers = results["numbers"] | row_numbers(results)
-    values = {key: latex(key, value) for key, value in numbers.items()} | tables(results)
+def macros(results, keys):
+    """results.json's contents as the text of results.tex: \\defresult{key}{value} for each of the
+    keys, such as weights.0.bits, that are paths into it."""
+    results = results | {"tables": tables(results)}
+
+    def find(place, key):
+        return functools.reduce(lambda inside, step: inside[int(step) if step.isdigit() else step],
+                                key.split("."), place)
+
+    values = {key: latex(key, find(results, key)) for key in sorted(keys)}
     return "% Written by experiments.py from results.json.\n" + "".join(
         f"\\defresult{{{key}}}{{{value}}}\n" for key, value in values.items())
+
+
+def keys_used():
+    """Those that codelet7.tex states as \\result{key}."""
+    return set(re.findall(r"\\result\{([^}#]*)\}", (HERE / "codelet7.tex").read_text("utf-8")))
 
 
 # --- All of it ---
@@ -830,49 +774,69 @@ def measure(data):
     runs = {name: trained(data, name, **settings) for name, settings in RUNS.items()}
     models = {name: model for name, (model, _) in runs.items()}
     model, start, pca = models["seed 0"], untrained(SEED), PCA(data.images, HIDDEN_DIMS)
-    codes = {name: (of(data.images), of(data.test_images)) for name, of in (
-        ("trained", functools.partial(activations, model)),
-        ("untrained", functools.partial(activations, start)), ("pca", pca.encode))}
+    answered, tree = answer_rows(models, pca, data)
+    weights = [{"weight": weight, **firing_row(models[name], data)}
+               for weight, name in WEIGHTS.items()]
+    kinds = {kind: kind_row(models[name], data)
+             for kind, name in {**KINDS, "loud": "100 nodes"}.items()}
+    floors = floor_numbers(model, pca, data)
     last, last_mse = runs["seed 0"][1][-1]
-    running = firing_row(models["running mean, weight 1"], data)
-    counts = top_counts(start, data)
-    purest, purest_digit = divmod(counts.argmax().item(), 10)
-    numbers = {"torch": torch.__version__.split("+")[0], "penalty-share": 1 - last_mse / last,
-               "untrained-purest": purest, "untrained-purest-digit": purest_digit,
-               "untrained-purest-count": counts.max().item(),
-               **floors(model, pca, data), **reading_numbers(model, data),
-               **code_numbers(codes, data), **space_numbers(model, start, pca.components),
-               **match_numbers(models, data, codes["pca"][0]),
-               **{f"running-{key}": running[key] for key in ("mean", "none", "faint", "mse")},
-               **gradient_numbers(model.noted, math.ceil(len(data.images) / BATCH_SIZE)),
-               **penalty_numbers(), **judge_numbers(model, pca, data)}
-    maps = patch_maps(model, data.test_images)
-    free = activations(models["no penalty"], data.images)
-    results = {"numbers": numbers,
-               "seeds": {"first": [runs[seed][1][0][0] for seed in SEEDS],
-                         "last": [runs[seed][1][-1][0] for seed in SEEDS],
-                         "test": [codelet7.evaluate(models[seed], data.test_images)
-                                  for seed in SEEDS]},
-               "changes": {name: runs[name][1][-1][0] for name in CHANGES},
-               "nodes": node_rows(model, data), "spots": spot_rows(model, data.test_images, maps),
-               "lean_within_digits": lean_within_digits(model, data),
-               "widths": width_rows(model, data.test_images),
-               "weights": [{"weight": weight, **firing_row(models[name], data),
-                            "same": matched(activations(models[name], data.images), free)}
-                           for weight, name in WEIGHTS.items()],
-               "kinds": {kind: kind_row(models[name], data) for kind, name in KINDS.items()}}
-    plot_sparsity(models, results["kinds"], HERE / "sparsity.png")
-    plot_patches(model, maps, results["spots"], HERE / "patches.png")
-    plot_angles(model, data, results["widths"], HERE / "angles.png")
-    return results
+    quiet_cost = kinds["digits"]["mse"] - kinds["blobs"]["mse"]
+    mine = answered["trained"][0]
+    gain = {key: floors["mean-image"] - mine[key] for key in ("looked-up", "painted")}
+    numbers = {**floors, **spot_predictions(model, data.test_images),
+               **favourite_numbers(model, start, data), **penalty_numbers(),
+               **space_numbers(model, start, pca.components),
+               **match_numbers(models, data, pca.encode(data.images)),
+               **judge_numbers(model, pca, data),
+               "loud-bill": last - last_mse, "penalty-share": 1 - last_mse / last,
+               "quiet-cost": quiet_cost, "quiet-times": quiet_cost / (last - last_mse),
+               "answers-keep": gain["looked-up"] / gain["painted"]}
+    with torch.no_grad():
+        fires = model.encode(data.images) > 0.5
+    shares = torch.stack([fires[data.labels == digit].double().mean(0) for digit in range(10)], 1)
+    losses = {"first": [runs[seed][1][0][0] for seed in SEEDS],
+              "last": [runs[seed][1][-1][0] for seed in SEEDS],
+              "test": [codelet7.evaluate(models[seed], data.test_images) for seed in SEEDS]}
+    common = in_common(model, data.images)
+    for node in PAGE_ONE:
+        plot_node(model, common, data.images, node, HERE / f"node_{node}.png",
+                  heads=node == PAGE_ONE[0])
+    plot_tree(tree, common, HERE / "tree.png")
+    plot_kinds(models, kinds, data.test_images[1:2], HERE / "kinds.png")
+    plot_shares(shares, HERE / "shares.png")
+    plot_ruler([
+        (floors["mean-image"], "the mean image,\nwhatever comes", -1, "black"),
+        (answered["untrained"][0]["looked-up"], "untrained nodes' answers,\nlooked up", 1, "black"),
+        (floors["test-mse"], "my model", -1, utils.ORANGE),
+        (mine["looked-up"], "my nodes' answers, looked up", -2, utils.ORANGE),
+        (floors["pca-mse"], "ten principal\ncomponents", 1, "black"),
+        (mine["painted"], "my nodes' activations,\npainted by a network", 2, utils.ORANGE),
+        (kinds["strokes"]["mse"], "a hundred quiet nodes", -1, utils.BLUE),
+        (floors["tanh-test"], "every pixel right,\nas far as tanh goes", 1, "black")],
+        HERE / "ruler.png")
+    return numbers | {
+        "seeds": len(SEEDS),
+        "losses": {key: {"mine": values[SEED], "mean": statistics.mean(values),
+                         "min": min(values), "max": max(values)}
+                   for key, values in losses.items()},
+        "sheet": {key: codelet7.SHEET_LOSSES[epoch]
+                  for key, epoch in (("first", 1), ("last", EPOCHS))},
+        "tests": {name: intervention(model, data, *test) for name, (_, *test) in TESTS.items()},
+        "fires": shares.tolist(), "most-digits-of-least-node": int((shares > 0.5).sum(1).min()),
+        "answers": answered, "weights": weights, "kinds": kinds,
+        "quiet": {"before": firing_row(untrained(SEED, kind=QuietStart), data),
+                  "after": firing_row(models["quiet start"], data)},
+        "untrained": firing_row(start, data),
+        "running": firing_row(models["running mean, weight 1"], data)}
 
 
 def load():
     """MNIST as digits.Digits, but with images as codelet7 trains on them: normalized, float32
     (n, 1, 28, 28). Or an end with one line that says why not."""
     try:
-        mnist = digits.load("mnist", os.environ.get("MNIST_ROOT") or HERE.parent / "data")
-    except (utils.Refusal, OSError) as error:
+        mnist = codelet7.load_data("mnist", os.environ.get("MNIST_ROOT") or HERE.parent / "data")
+    except (digits.DataError, OSError) as error:
         sys.exit(f"experiments.py: error: {error}")
     return mnist._replace(images=codelet7.normalize(mnist.images),
                           test_images=codelet7.normalize(mnist.test_images))
@@ -887,12 +851,12 @@ def main():
         results = json.loads(json.dumps(measure(load())),
                              parse_float=lambda text: float(f"{float(text):.6g}"))
         utils.write_whole(HERE / "results.json", (json.dumps(results, indent=1) + "\n").encode())
-        for key, losses in results["seeds"].items():
-            print(f"{key} loss of {len(losses)} seeds: mean {statistics.mean(losses):.4f}, "
-                  f"{min(losses):.4f} to {max(losses):.4f}")
+        for key, losses in results["losses"].items():
+            print(f"{key} loss of {results['seeds']} seeds: mean {losses['mean']:.4f}, "
+                  f"{losses['min']:.4f} to {losses['max']:.4f}")
         print(f"measured in {time.perf_counter() - start:.0f} s")
     results = json.loads((HERE / "results.json").read_text("utf-8"))
-    utils.write_whole(HERE / "results.tex", macros(results).encode())
+    utils.write_whole(HERE / "results.tex", macros(results, keys_used()).encode())
 
 
 if __name__ == "__main__":
