@@ -20,7 +20,7 @@ import digits
 import utils
 from tests import ROOT, TestCase, flags
 
-digits_of_a_whole_run = digits.draw_standin  # TestCase has it draw only a few
+WHOLE_STANDIN, EDITED_RHO = digits.draw_standin, codelet7.RHO  # TestCase sets others
 FIGURES = {"reconstruction.png", "nodes.png", "node_0.png", "node_1.png", "node_2.png"}  # of 3
 
 
@@ -272,7 +272,8 @@ class Process(TestCase):
         out, err = process.communicate(timeout=600)
         self.assertEqual((process.returncode, err), (0, ""))
         self.assertIn(r"\u03b1", out)
-        with mock.patch("digits.draw_standin", digits_of_a_whole_run):
+        with mock.patch("digits.draw_standin", WHOLE_STANDIN), \
+                mock.patch.object(codelet7, "RHO", EDITED_RHO):
             _, expected, _ = self.run_main("--dataset=standin", f"--figures-dir={here}",
                                            hidden_dims=1)
         self.assertEqual(out.splitlines()[:-1], expected.splitlines()[:-1])
