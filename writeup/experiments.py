@@ -697,7 +697,7 @@ FORMATS = {  # for the keys' numbers: the first that fits; else ".4f"
     "share": "tests.* *.fires.* bright-pixels tanh-share *.majority *.linear *.nonlinear "
              "*.leaf-digit judge-* *.clear *.none *.alone *.faint answers-keep",
     ".2%": "penalty-share",
-    ".3f": "*.looked-up *.painted *.leaf *mse *.rounded *.mean",
+    ".3f": "tanh-test *.looked-up *.painted *.leaf *mse *.rounded *.mean",
     ".2f": "match-* space-* start-* *.likeness *.related* rare-bits sees-*",
     ".1f": "*bits* *on predictions-others *clamp-always",
     ".0f": "*.size quiet-times",
@@ -734,7 +734,7 @@ def tables(results):
                "two other seeds": results["answers"]["trained"][1:],
                "three seeds, untrained": results["answers"]["untrained"],
                "principal components": results["answers"]["pca"],
-               "these, turned five times": results["answers"]["rotated"]}
+               "these, five random turns": results["answers"]["rotated"]}
     weights = [["none" if row["weight"] == 0 else f"$10^{{{math.log10(row['weight']):.0f}}}$",
                 *(latex(f"rows.{key}", row[key]) for key in ("mean", "on", "none", "bits")),
                 f"{2 ** row['bits']:.0f}", latex("rows.mse", row["mse"])]
