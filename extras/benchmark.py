@@ -201,10 +201,10 @@ def time_processes():
 
 # --- Around all of them ---
 
-def timed(function, *arguments):
+def timed(function, *arguments, **options):
     """The seconds one call takes, and what it returns."""
     start = time.perf_counter()
-    result = function(*arguments)
+    result = function(*arguments, **options)
     return time.perf_counter() - start, result
 
 
