@@ -106,23 +106,11 @@ class Run(TestCase):
             self.assertTrue(torch.equal(weights, models[1][name]))
         self.assertEqual(models[0]["encoder.weight"].shape, (3, 784))
 
-    def test_of_many_nodes_the_first_ones_are_drawn(self):
-        with mock.patch.object(codelet7, "MAX_NODE_FIGURES", 2):
-            titles, _ = self.titles("--dataset=standin", hidden_dims=3)
-        self.assertEqual(sum("activate node" in title for title in titles), 2 * 2)
-        self.assertTrue(any("hidden nodes 0 to 1 respond" in title for title in titles))
-
     def test_home_is_expanded(self):
         os.environ |= {"HOME": "/my", "USERPROFILE": "/my", "MNIST_ROOT": "~/mnist"}
         args = codelet7.parse_args(["--figures-dir", "~/pictures"])
         self.assertEqual((args.data_dir, args.figures_dir), (Path("/my/mnist"),
                                                             Path("/my/pictures")))
-
-    def test_another_default_dtype(self):
-        self.without_figures()
-        torch.set_default_dtype(torch.float64)
-        self.addCleanup(torch.set_default_dtype, torch.float32)
-        self.assertEqual(self.run_main("--dataset=standin")[0], 0)
 
 
 
