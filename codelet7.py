@@ -273,9 +273,11 @@ def save_model(model, path):
 
 def save_losses(history, path):
     """Save a table with a row for each epoch's (loss, mse)."""
-    rows = [f"{epoch},{loss:.6f},{mse:.6f},{loss - mse:.6f}\n"
-            for epoch, (loss, mse) in enumerate(history, 1)]
-    write_whole(path, "".join(["epoch,loss,mse,weighted_penalty\n", *rows]).encode())
+    table = "epoch,loss,mse,weighted_penalty\n"
+    for epoch, (loss, mse) in enumerate(history, 1):
+        penalty = loss - mse
+        table += f"{epoch},{loss:.6f},{mse:.6f},{penalty:.6f}\n"
+    write_whole(path, table.encode())
 
 
 # --- The command line ---

@@ -91,7 +91,8 @@ def plot_nodes(decoder, hidden, target, images, labels, path, title):
     heights = np.stack([np.histogram(activation, bins=50, range=(0, 1))[0]
                         for activation in hidden.t().numpy()])
 
-    lines = textwrap.wrap(f"What the hidden nodes 0 to {nodes - 1} respond to. {title}", 145)
+    last = nodes - 1
+    lines = textwrap.wrap(f"What the hidden nodes 0 to {last} respond to. {title}", 145)
     top, bottom = 0.45 + 0.17 * len(lines), 0.55  # inches, as is the height of a row
     tall = top + 0.78 * nodes + bottom
     figure = Figure(figsize=(11, tall))
