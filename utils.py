@@ -157,11 +157,12 @@ def plot_losses(history, sheet_losses, path, title):
                label="loss: MSE + weighted penalty")
     upper.plot(epochs, mses, "s--", color=BLUE, markersize=3, markerfacecolor="white", linewidth=1,
                label="MSE alone")
+    authors = " and ".join(f"{loss:.4f}" for loss in sheet_losses.values())
     upper.plot(*zip(*sheet_losses.items()), "kx", markersize=8,
-               label="the sheet's author, with the sheet's settings on MNIST")
-    for epoch, loss in sheet_losses.items():
-        upper.annotate(f"{loss:.4f}", (epoch, loss), (0, 8), textcoords="offset points",
-                       ha="center")
+               label=f"the sheet's author, with the sheet's settings on MNIST: {authors}")
+    for epoch in {1, len(losses)}:
+        upper.annotate(f"{losses[epoch - 1]:.4f}", (epoch, losses[epoch - 1]), (0, 9),
+                       textcoords="offset points", ha="center", color=ORANGE)
     upper.set_ylabel("loss, mean over\nthe epoch's batches")
     upper.legend(frameon=False)
     lower.plot(epochs, losses - mses, color=GREY, marker="o", markersize=3)
