@@ -113,7 +113,6 @@ class Run(TestCase):
                                                             Path("/my/pictures")))
 
 
-
 class Host(TestCase):
     """main() in a process that is not ours: a notebook's, a debugger's."""
 

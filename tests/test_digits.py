@@ -161,7 +161,6 @@ class Standin(unittest.TestCase):
                 self.assertAlmostEqual(place, 14.5, delta=0.4)
 
 
-
 class OnesOwnPicture(TestCase):
     def setUp(self):
         super().setUp()
