@@ -48,7 +48,7 @@ HIDDEN_DIMS = 10         # hidden nodes
 RHO = 0.05               # target for every hidden node's mean activation
 SPARSITY_WEIGHT = 1e-4   # weight of the sparsity penalty in the loss
 SEED = 0                 # for the initial weights and the order of the batches
-MAX_NODE_FIGURES = 32    # of more hidden nodes only the first 32 are drawn
+MAX_NODE_FIGURES = 32    # of more hidden nodes only the first ones are drawn
 SHEET_LOSSES = {1: 0.8029, 20: 0.5329}  # by epoch: what the author of the assignment got
 
 
