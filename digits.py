@@ -1,5 +1,4 @@
-"""What stands around the data: MNIST's files checked and fetched, stand-in digits, and a picture of
-one's own as MNIST would have it."""
+"""Data handling: check and download MNIST's files, draw stand-in digits."""
 
 import contextlib
 import gzip
@@ -14,16 +13,14 @@ import urllib.error
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 from torchvision.datasets import MNIST
 from torchvision.datasets.utils import check_integrity
 
-MEAN, STD = 0.1307, 0.3081  # of MNIST's training pixels, which are 0..1 before normalization
-MD5 = {  # of the unpacked files; MNIST.resources has those of the packed ones
+MD5 = {  # of the uncompressed files; MNIST.resources has those of the .gz files
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
@@ -34,7 +31,7 @@ DOWNLOAD_ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionE
 
 
 class Digits(NamedTuple):
-    name: str                   # "MNIST", or what else it is, for headers and titles
+    name: str                   # of the data set, for output and titles
     images: torch.Tensor        # uint8 (60000, 28, 28), white ink on black
     labels: torch.Tensor        # int64 (60000,), 0..9
     test_images: torch.Tensor   # the same for 10,000 images
@@ -42,20 +39,24 @@ class Digits(NamedTuple):
 
 
 class DataError(Exception):
-    """Data that cannot be used; the message says which, and the way out."""
+    """Unusable data; the message says what is wrong and how to fix it."""
 
 
 class NoMNIST(DataError):
-    """None of MNIST's files is there, and they could not be downloaded."""
+    """No MNIST file was found, and the download failed."""
 
 
 # --- MNIST's files ---
 
+def default_root():
+    """The folder in which MNIST is looked for: $MNIST_ROOT if set, otherwise data."""
+    return Path(os.environ.get("MNIST_ROOT") or "data")
+
+
 def write_whole(path, data):
-    """Write bytes to `path` so that it holds either all of them or what it held before.
-    Raises OSError, which names `path`."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
+    """Write a file so that it is complete or absent, even if other processes do so at once. Raises
+    OSError, which names `path`."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(data)
@@ -63,55 +64,59 @@ def write_whole(path, data):
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
-        if temporary.exists():
-            temporary.unlink()
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def mnist_folder(root):
     """A temporary folder in which `MNIST(folder, download=True)` is safe to call.
 
-    It holds copies of those of MNIST's four files that lie in root/MNIST/raw, packed or not, after
-    a look at their contents, which torchvision does not take. If it has to download the others,
-    they are copied to root/MNIST/raw once all of them are there: torchvision itself would overwrite
-    files that bear MNIST's names, and leave half of one where a download breaks off.
+    It receives copies of those of MNIST's four files that lie in root/MNIST/raw, compressed or not,
+    once their checksums are verified, which torchvision does not do. If it has to download the
+    others, they are copied to root/MNIST/raw once all of them are complete: torchvision itself
+    would overwrite files that bear MNIST's names, and leave half of one if a download breaks off.
 
-    Raises DataError for a file that bears one of MNIST's names and holds something else, and if
-    only some of the files can be had; NoMNIST if none can; OSError for trouble with the disk.
+    Raises DataError if a file has one of MNIST's names but not its contents, and if only some of
+    the files are available; NoMNIST if none is; OSError on read or write errors.
     """
     raw = Path(root, "MNIST", "raw").absolute()
-    sums = MD5 | dict(MNIST.resources)
-    present = [name for name in sums if os.path.lexists(raw / name)]
+    md5 = MD5 | dict(MNIST.resources)
+    paths = {name: raw / name for name in md5}
+    paths |= {name: path / name for name, path in paths.items() if path.is_dir()}  # as Kaggle does
+    present = [name for name, path in paths.items() if os.path.lexists(path)]
     for name in present:
-        if not check_integrity(raw / name, sums[name]):
-            raise DataError(f"{raw / name} is damaged, or another data set's: it is not MNIST's "
-                            "file of this name. Move it away and run again")
+        if not check_integrity(paths[name], md5[name]):
+            raise DataError(f"{paths[name]} is damaged or from another data set (wrong checksum). "
+                            "Move it away and run again")
     missing = [name for name in MD5 if name not in present and f"{name}.gz" not in present]
+    default_timeout = socket.getdefaulttimeout()
     with tempfile.TemporaryDirectory() as folder:
         inside = Path(folder, "MNIST", "raw")
-        inside.mkdir(parents=True)
-        for name in set(MD5) - set(missing):
-            data = (raw / name if name in present else raw / f"{name}.gz").read_bytes()
-            (inside / name).write_bytes(data if name in present else gzip.decompress(data))
-        patience = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(10)  # seconds without a word; the default is to wait for ever
         try:
-            with contextlib.redirect_stdout(sys.stderr):  # for torchvision's own words
+            inside.mkdir(parents=True)
+            for name in set(MD5) - set(missing):
+                data = paths[name if name in present else f"{name}.gz"].read_bytes()
+                (inside / name).write_bytes(data if name in present else gzip.decompress(data))
+            socket.setdefaulttimeout(10)  # seconds without a response; by default there is no limit
+            with contextlib.redirect_stdout(sys.stderr):  # torchvision's output
                 yield folder
         except DOWNLOAD_ERRORS as error:
+            if not missing:  # nothing was downloaded
+                raise
             reason = f"the download failed ({' '.join(str(error).split())})"
             if present:
                 raise DataError(f"{raw / missing[0]} is missing, and {reason}. Copy it there, or "
                                 "connect to the network and run again") from None
-            raise NoMNIST(f"There is no MNIST in {raw}, and {reason}. Its four files belong there: "
+            raise NoMNIST(f"There is no MNIST in {raw}, and {reason}. Put its four files there: "
                           f"{', '.join(MD5)}.") from None
         except OSError as error:
-            error.filename = error.filename or folder  # a write names no file
+            error.filename = error.filename or folder  # a failed write names no file
             raise
         finally:
-            socket.setdefaulttimeout(patience)
+            socket.setdefaulttimeout(default_timeout)
         for name in missing:
-            write_whole(raw / name, (inside / name).read_bytes())
+            if not (raw / name).exists():  # another process may have just written it
+                write_whole(raw / name, (inside / name).read_bytes())
 
 
 # --- Stand-in digits ---
@@ -125,9 +130,9 @@ GLYPH = 64  # pixels: glyphs are drawn large, in 46-point type, then shrunk
 
 
 def draw_standin(train=60_000, test=10_000):
-    """Digits in MNIST's format that are not MNIST: printed ones, each a font's glyph at random
-    rotated, sheared, scaled and thickened, with its centre of mass where MNIST has it, at pixel
-    (14, 14). Always the same images, by a random generator of their own.
+    """Synthetic digits in MNIST's format: font glyphs, randomly rotated, sheared, scaled and
+    thickened, with the centre of mass at pixel (14, 14) as in MNIST. Uses its own random generator
+    and always returns the same images, as Digits.
     """
     glyphs = draw_glyphs()
     count, generator = train + test, torch.Generator().manual_seed(0)
@@ -136,15 +141,15 @@ def draw_standin(train=60_000, test=10_000):
     random = torch.rand(4, count, generator=generator, dtype=torch.float32)
     angle, shear, width, height = random * 2 - 1
     angle, shear, width, height = 0.2 * angle, 0.3 * shear, 0.9 + 0.15 * width, 1 + 0.1 * height
-    # F.affine_grid wants the map from a point of the result to the one of the glyph, in units of
-    # half an image; MNIST's centre of mass lies half a pixel right of and below the middle.
+    # F.affine_grid expects the map from output to glyph coordinates, in units of half an image;
+    # MNIST's centre of mass lies half a pixel to the right of the middle, and below it.
     cos, sin = angle.cos(), angle.sin()
     linear = torch.stack([(cos + shear * sin) / width, (sin - shear * cos) / width,
                           -sin / height, cos / height], 1).view(-1, 2, 2)
     linear *= 28 / GLYPH * 2  # half as large as it was drawn
     theta = torch.cat([linear, linear.sum(2, keepdim=True) * (-0.5 / 14)], 2)
     images = torch.empty(count, 28, 28, dtype=torch.uint8)
-    for chunk in torch.arange(count).split(2000):  # bounds the memory
+    for chunk in torch.arange(count).split(2000):  # limits memory use
         grid = F.affine_grid(theta[chunk], (len(chunk), 1, 28, 28), align_corners=False)
         drawn = F.grid_sample(glyphs[labels[chunk], variant[chunk]], grid, align_corners=False)
         images[chunk] = drawn.squeeze(1).round().byte()
@@ -155,7 +160,8 @@ def draw_standin(train=60_000, test=10_000):
 def draw_glyphs():
     """Every digit in every font, thin and thick, with its centre of mass in the middle: float32
     (10, variants, 1, GLYPH, GLYPH), in 0..255."""
-    folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
+    from matplotlib import get_data_path  # only here, where it finds the fonts
+    folder = Path(get_data_path(), "fonts", "ttf")
     fonts = [ImageFont.truetype(folder / f"{name}.ttf", 46) for name in FONTS]
     glyphs = []
     for digit, font, thickness in itertools.product("0123456789", fonts, (0, 1, 2)):
@@ -169,43 +175,6 @@ def draw_glyphs():
 
 
 def centre_of_mass(ink):
-    """(row, column) of an image (h, w), in pixels from its upper left corner."""
-    return [np.average(np.arange(len(sums)) + 0.5, weights=sums)
-            for sums in (ink.sum(1), ink.sum(0))]
-
-
-# --- A picture of one's own ---
-
-def from_picture(path):
-    """A picture file of a digit -> uint8 (1, 28, 28), brought to MNIST's form: light ink on black,
-    fitted into 20 by 20 pixels, its centre of mass at pixel (14, 14) (LeCun et al., Proceedings of
-    the IEEE 1998, section III).
-
-    The picture may be of any size, dark on light or light on dark, and in colour, with nothing else
-    on the paper and paper all around. Raises OSError for a file that PIL cannot read, DataError for
-    a picture without ink.
-    """
-    with Image.open(path) as file:
-        picture = ImageOps.exif_transpose(file).convert("RGBA")
-    white = Image.new("RGBA", picture.size, "white")  # seen where the picture is transparent
-    grey = np.asarray(Image.alpha_composite(white, picture).convert("L"), np.float32)
-    paper = np.median(np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]]))
-    ink = (paper - grey if grey.mean() < paper else grey - paper).clip(0)
-    if ink.max() < 40:
-        raise DataError(f"{path} shows no digit: nothing in it differs clearly from its border")
-    ink /= ink.max()
-    ink[ink < 0.35] = 0  # a shadow on the paper, its grain
-    rows, columns = (np.flatnonzero(ink.max(axis) > 0.5) for axis in (1, 0))
-    digit = Image.fromarray((255 * ink).round().astype(np.uint8)).crop(
-        (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
-    scale = 20 / max(digit.size)
-    digit = digit.resize([max(1, round(scale * side)) for side in digit.size])
-    digit = np.asarray(digit, np.float32)
-    height, width = digit.shape
-    row, column = centre_of_mass(digit)
-    top = min(max(round(14.5 - row), 0), 28 - height)
-    left = min(max(round(14.5 - column), 0), 28 - width)
-    image = torch.zeros(1, 28, 28, dtype=torch.uint8)
-    image[0, top:top + height, left:left + width] = torch.from_numpy(
-        digit * (255 / digit.max())).round().byte()
-    return image
+    """The centre of mass (row, column) of an image (h, w), in pixels from its upper left corner."""
+    return [np.average(np.arange(len(profile)) + 0.5, weights=profile)
+            for profile in (ink.sum(1), ink.sum(0))]

@@ -1,12 +1,11 @@
-"""The assignment as one writes it down at first, for benchmark.py to time beside codelet7.py.
+"""A straightforward implementation of the assignment, timed by benchmark.py.
 
-    python extras/plain.py EPOCHS FOLDER     reads MNIST from $MNIST_ROOT or data
+    python -m extras.plain EPOCHS FOLDER     reads MNIST from $MNIST_ROOT or data
 
-torchvision's MNIST with its transforms, a shuffled DataLoader that collects single images, a plain
-Adam, loss.item() in every step; the sheet's two figures (one node's) of the trained model.
+torchvision's MNIST with its transforms, a shuffled DataLoader that collates single images, a plain
+Adam, loss.item() in every step; the assignment's two figures (one node's) of the trained model.
 """
 
-import os
 import sys
 from pathlib import Path
 
@@ -16,21 +15,13 @@ from torchvision import transforms
 from torchvision.datasets import MNIST
 from torchvision.utils import make_grid
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 import codelet7
-from digits import MEAN, STD
-from utils import show
+import digits
+from utils import MEAN, STD, show
 
-epochs, folder = int(sys.argv[1]), Path(sys.argv[2])
-torch.manual_seed(codelet7.SEED)
-transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))])
-dataset = MNIST(os.environ.get("MNIST_ROOT") or ROOT / "data", transform=transform)
-train_dataloader = DataLoader(dataset, batch_size=codelet7.BATCH_SIZE, shuffle=True)
-model = codelet7.SparseAutoencoder(28 * 28, codelet7.HIDDEN_DIMS)
-optimizer = torch.optim.Adam(model.parameters(), lr=codelet7.LEARNING_RATE)
 
-for epoch in range(1, epochs + 1):
+def train_epoch(model, train_dataloader, optimizer):
+    """One pass over the data. Returns the mean loss over the batches."""
     total = 0.0
     for images, _ in train_dataloader:
         hidden, reconstruction = model(images)
@@ -39,14 +30,32 @@ for epoch in range(1, epochs + 1):
         loss.backward()
         optimizer.step()
         total += loss.item()
-    print(f"Epoch: {epoch}/{epochs} - Train Loss: {total / len(train_dataloader):.4f}", flush=True)
+    return total / len(train_dataloader)
 
-with torch.no_grad():
-    images = torch.stack([dataset[index][0] for index in range(64)])
-    _, reconstruction = model(images)
-    pairs = torch.stack([images, reconstruction.view_as(images)], 1).flatten(0, 1)
-    show(make_grid(pairs, 8), folder / "reconstruction.png")
 
-    activation = torch.cat([model(images)[0][:, 0] for images, _ in DataLoader(dataset, 64)])
-    top = [dataset[index][0] for index in activation.topk(100).indices]
-    show(make_grid(top, 10), folder / "node_0.png")
+def main(epochs, folder):
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))])
+    with digits.mnist_folder(digits.default_root()) as root:
+        dataset = MNIST(root, transform=transform, download=True)
+    train_dataloader = DataLoader(dataset, batch_size=codelet7.BATCH_SIZE, shuffle=True)
+    torch.manual_seed(codelet7.SEED)
+    model = codelet7.SparseAutoencoder(28 * 28, codelet7.HIDDEN_DIMS)
+    optimizer = torch.optim.Adam(model.parameters(), lr=codelet7.LEARNING_RATE)
+    torch.manual_seed(codelet7.SEED)  # the order of the batches, as in codelet7.train()
+    for epoch in range(1, epochs + 1):
+        loss = train_epoch(model, train_dataloader, optimizer)
+        print(f"Epoch: {epoch}/{epochs} - Train Loss: {loss:.4f}", flush=True)
+
+    with torch.no_grad():
+        images = torch.stack([dataset[index][0] for index in range(64)])
+        _, reconstruction = model(images)
+        pairs = torch.stack([images, reconstruction.view_as(images)], 1).flatten(0, 1)
+        show(make_grid(pairs, 8), folder / "reconstruction.png")
+
+        activation = torch.cat([model(images)[0][:, 0] for images, _ in DataLoader(dataset, 64)])
+        top = [dataset[index][0] for index in activation.topk(100).indices]
+        show(make_grid(top, 10), folder / "node_0.png")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))

@@ -1,4 +1,4 @@
-"""Run with `python -m unittest` from the project's root. What the tests share is here.
+"""Run with `python -m unittest` from the project's root. Shared by the tests.
 
 Only test_acceptance.py needs MNIST, and nothing needs a network.
 """
@@ -22,16 +22,16 @@ import codelet7
 import digits
 
 ROOT = Path(__file__).resolve().parent.parent
-SETTINGS = {"epochs": 1, "batch-size": 64, "lr": 1e-4, "hidden-dims": 10, "sparsity-weight": 1e-4,
-            "seed": 0}  # the sheet's, but for the epochs: the constants may have been edited
+SETTINGS = {"epochs": 1, "batch-size": 64, "lr": 1e-4, "hidden-dims": 10, "rho": 0.05,
+            "sparsity-weight": 1e-4, "seed": 0}  # the constants may have been edited
 draw_few = functools.cache(functools.partial(digits.draw_standin, train=1000, test=200))
 
 if "OMP_NUM_THREADS" not in os.environ:
-    torch.set_num_threads(1)  # as main() does it, and for the same reason
+    torch.set_num_threads(1)  # as in main()
 
 
 def flags(**settings):
-    """SETTINGS, or others in their place, as a list of flags: flags(hidden_dims=3)."""
+    """SETTINGS, with some of them changed, as a list of flags: flags(hidden_dims=3)."""
     settings = {name.replace("_", "-"): value for name, value in settings.items()}
     return [f"--{name}={value}" for name, value in (SETTINGS | settings).items()]
 
@@ -44,13 +44,13 @@ def idx_files(data):
     return dict(zip(digits.MD5, map(idx, data[1:])))
 
 
-def sums(files):
+def md5(files):
     return {name: hashlib.md5(data).hexdigest() for name, data in files.items()}
 
 
 class TestCase(unittest.TestCase):
-    """A test in a temporary folder (self.folder), where MNIST is a small stand-in (self.files,
-    self.archives; their MD5 sums in place of MNIST's) that a download looks for in self.mirror."""
+    """A test in a temporary folder (self.folder), in which a few stand-in digits take MNIST's place
+    (self.files, self.archives); a download looks for them in self.mirror."""
 
     def setUp(self):
         torch.manual_seed(0)
@@ -61,13 +61,11 @@ class TestCase(unittest.TestCase):
         self.archives = {f"{name}.gz": gzip.compress(data, 1, mtime=0)
                          for name, data in self.files.items()}
         for target, name, value in (
-                (digits, "MD5", sums(self.files)), (digits, "draw_standin", draw_few),
-                (MNIST, "resources", list(sums(self.archives).items())),
+                (digits, "MD5", md5(self.files)), (digits, "draw_standin", draw_few),
+                (MNIST, "resources", list(md5(self.archives).items())),
                 (MNIST, "mirrors", [f"{self.mirror.as_uri()}/"]),
-                (codelet7, "RHO", 0.05), (codelet7, "MAX_NODE_FIGURES", 32)):
+                (codelet7, "MAX_NODE_FIGURES", 32)):
             self.enterContext(mock.patch.object(target, name, value))
-        self.enterContext(mock.patch.dict(os.environ))
-        os.environ.pop("MNIST_ROOT", None)
 
     if not hasattr(unittest.TestCase, "enterContext"):  # Python 3.10
         def enterContext(self, manager):
@@ -89,21 +87,21 @@ class TestCase(unittest.TestCase):
                 codelet7.main([*folders, *flags(**settings), *arguments])
             except SystemExit as stop:
                 code = stop.code
-                if isinstance(code, str):  # as Python itself does it
+                if isinstance(code, str):  # as Python itself does
                     print(code, file=err)
                     code = 1
         return code, out.getvalue(), err.getvalue()
 
-    def assertFails(self, code, names, *arguments, **settings):
-        """main() ends with `code` and a last line on stderr, no traceback, with all `names`."""
+    def assertFails(self, code, words, *arguments, **settings):
+        """main() ends with `code`; the last line on stderr is an error message with all `words`."""
         actual, _, err = self.run_main(*arguments, **settings)
         self.assertEqual(actual, code, err)
         line = err.splitlines()[-1]
         self.assertRegex(line, r"^codelet7\.py: error: ")
-        for name in names:
-            self.assertIn(name, line)
+        for word in words:
+            self.assertIn(word, line)
 
     def without_figures(self):
-        """The runs that follow draw nothing, which takes most of a short one's time."""
+        """Let the runs that follow skip the figures, which take most of a short run's time."""
         self.enterContext(mock.patch.multiple(codelet7, visualize=mock.DEFAULT,
                                               plot_losses=mock.DEFAULT))

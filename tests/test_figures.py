@@ -1,6 +1,5 @@
-"""What the figures hold, pixel by pixel."""
+"""What the figures show, pixel by pixel."""
 
-import os
 from unittest import mock
 
 import numpy as np
@@ -13,16 +12,11 @@ import utils
 from tests import TestCase, draw_few
 
 
-def pixels(path):
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB")).astype(int)
-
-
 class Show(TestCase):
     def test_opens_a_window_only_without_a_path(self):
         from matplotlib import pyplot
         with mock.patch("matplotlib.pyplot.show") as window:
-            utils.show(torch.zeros(3, 30, 30), self.folder / "new" / "grid.png", "A title")
+            utils.show(torch.zeros(3, 30, 30), self.folder / "grid.png", "A title")
             window.assert_not_called()
             utils.show(torch.zeros(3, 30, 30), title="A title")
         window.assert_called_once_with()
@@ -32,85 +26,105 @@ class Show(TestCase):
     def drawn(self, grid):
         """The part of a saved figure that holds the grid, in screen pixels, and their zoom."""
         utils.show(grid, self.folder / "grid.png")
-        image, (height, width) = pixels(self.folder / "grid.png"), grid.shape[1:]
+        with Image.open(self.folder / "grid.png") as image:
+            pixels = np.asarray(image.convert("RGB")).astype(int)
+        height, width = grid.shape[1:]
         zoom = round(1200 / width)
-        left = (image.shape[1] - width * zoom) // 2
-        return image[20:20 + height * zoom, left:left + width * zoom], zoom
+        left = (pixels.shape[1] - width * zoom) // 2
+        return pixels[20:20 + height * zoom, left:left + width * zoom], zoom
 
     def test_draws_sharp_pixels_on_the_stated_grey_scale(self):
-        grid = torch.full((3, 62, 62), utils.PAPER)
-        grid[:, 10:30, 20:50] = 1  # where tanh ends
-        grid[:, 40:50, 20:50] = (utils.PAPER + 1) / 2
+        grid = torch.full((3, 62, 62), utils.BACKGROUND)
+        grid[:, 10:30, 20:50] = 1  # the maximum of tanh
+        grid[:, 40:50, 20:50] = (utils.BACKGROUND + 1) / 2
         grid[:, 0, :], grid[:, 1, :] = -50, utils.INK  # outside of the scale: black, white
-        drawn, zoom = self.drawn(grid)
-        expected = ((grid - utils.PAPER) / (1 - utils.PAPER)).clamp(0, 1).permute(1, 2, 0) * 255
-        expected = np.kron(expected.numpy(), np.ones((zoom, zoom, 1)))
-        self.assertLessEqual(np.abs(drawn - expected).max(), 1)
+        grey = ((grid - utils.BACKGROUND) / (1 - utils.BACKGROUND)).clamp(0, 1) * 255
+        for shown, expected in ((grid, grey), (grey.round().byte(), grey)):  # normalized, 8-bit
+            drawn, zoom = self.drawn(shown)
+            expected = np.kron(expected.permute(1, 2, 0).numpy(), np.ones((zoom, zoom, 1)))
+            self.assertLessEqual(np.abs(drawn - expected).max(), 1)
+        with self.assertRaisesRegex(TypeError, "int64"):
+            utils.show(grid.long(), self.folder / "grid.png")
 
-    def test_a_tall_grid_makes_no_huge_picture(self):
+    def test_the_suffix_decides_the_format(self):
+        utils.show(torch.zeros(3, 30, 30), self.folder / "grid.pdf")
+        self.assertEqual((self.folder / "grid.pdf").read_bytes()[:4], b"%PDF")
+
+    def test_a_tall_grid_makes_no_huge_figure(self):
         utils.show(make_grid(torch.zeros(64, 1, 28, 28), 1), self.folder / "grid.png")
-        self.assertLess(pixels(self.folder / "grid.png").size, 3 * 3e6)
-
+        with Image.open(self.folder / "grid.png") as image:
+            self.assertLess(image.width * image.height, 3e6)
 
 
 class Visualizations(TestCase):
     def setUp(self):
         super().setUp()
-        data = draw_few()
-        self.images = codelet7.normalize(data.images)
+        self.data = draw_few()
+        self.images = codelet7.normalize(self.data.images)
         self.model = codelet7.SparseAutoencoder(784, 3)
-        with torch.no_grad():
-            self.hidden, self.reconstruction = self.model(self.images)
-        self.saved, self.grids = {}, {}
+        self.saved, self.shown = {}, {}
         self.enterContext(mock.patch.object(
             utils, "save", lambda figure, path: self.saved.update({path.name: figure})))
         self.enterContext(mock.patch.object(
-            codelet7, "show", lambda grid, path, title: self.grids.update({path.name: grid})))
-        codelet7.visualize(self.model, self.images, data.labels, self.folder, "")
-        self.data = data
+            codelet7, "show", lambda grid, path, title: self.shown.update({path: (grid, title)})))
 
-    def test_reconstruction_has_16_rows_of_inputs_beside_their_reconstructions(self):
-        grid, gap = self.grids["reconstruction.png"], 4
+    def visualize(self, count=1000):
+        images, labels = self.images[:count], self.data.labels[:count]
+        codelet7.visualize(self.model, images, labels, self.folder, "A title.")
+        return images, {path.name: shown for path, shown in self.shown.items()}
+
+    def test_16_rows_of_images_next_to_their_reconstructions(self):
+        _, shown = self.visualize()
+        (grid, title), gap = shown["reconstruction.png"], 4
+        self.assertIn("first 64 images", title)
         self.assertEqual(grid.shape, (3, 16 * (28 + gap) + gap, 4 * (56 + gap) + gap))
         for index in range(64):
             top, left = gap + index // 4 * (28 + gap), gap + index % 4 * (56 + gap)
-            for tile, expected in ((grid[:, top:top + 28, left:left + 28], self.images[index]),
+            image = self.images[index]
+            for tile, expected in ((grid[:, top:top + 28, left:left + 28], image),
                                    (grid[:, top:top + 28, left + 28:left + 56],
-                                    self.reconstruction[index].view(1, 28, 28))):
+                                    self.model(image[None])[1].view(1, 28, 28))):
                 torch.testing.assert_close(tile, expected.expand(3, -1, -1))
 
-    def test_each_nodes_top_100_are_the_highest_of_all_strongest_first(self):
-        for node in range(3):
-            order = np.argsort(-self.hidden[:, node].numpy(), kind="stable")[:100]
-            self.assertTrue(torch.equal(self.grids[f"node_{node}.png"],
-                                        make_grid(self.images[order], 10)))
+    def test_each_nodes_top_100_even_where_the_sigmoid_rounds_to_1(self):
+        for bias in (0, 200):
+            with torch.no_grad():
+                self.model.encoder.bias += bias
+            images, shown = self.visualize()
+            pre_activation = self.model.encoder.weight @ images.flatten(1).t()
+            for node in range(3):
+                order = np.argsort(-pre_activation[node].detach().numpy())[:100]
+                grid, title = shown[f"node_{node}.png"]
+                self.assertTrue(torch.equal(grid, make_grid(images[order], 10)))
+                self.assertIn("The 100 images", title)
+        self.assertEqual(self.model.encode(images).min(), 1)
 
-    def test_nodes_that_the_sigmoid_rounds_to_1_keep_their_order(self):
-        with torch.no_grad():
-            self.model.encoder.bias += 200
-        self.assertEqual(self.model.encode(self.images).min(), 1)
-        codelet7.visualize(self.model, self.images, self.data.labels, self.folder, "")
-        self.test_each_nodes_top_100_are_the_highest_of_all_strongest_first()
+    def test_a_few_images_are_enough(self):
+        images, shown = self.visualize(count=40)
+        for name in ("reconstruction.png", "node_0.png"):
+            self.assertRegex(shown[name][1], r"(first|The) 40 images.* A title\.$")
 
-    def test_the_node_sheet(self):
+    def test_node_overview(self):
+        self.visualize()
         rows = np.array(self.saved["nodes.png"].axes).reshape(3, 5)
-        x, h = self.images.flatten(1).double().numpy(), self.hidden.double().numpy()
-        for node, (weights, common, examples, histogram, shares) in enumerate(rows):
+        x = self.images.flatten(1).double().numpy()
+        h = self.model.encode(self.images).detach().double().numpy()
+        for node, (weights, covariance, examples, histogram, shares) in enumerate(rows):
             np.testing.assert_array_equal(weights.images[0].get_array().flatten(),
                                           self.model.decoder.weight[:, node].detach())
             oracle = [np.cov(pixel, h[:, node], bias=True)[0, 1] for pixel in x.T[200:210]]
-            np.testing.assert_allclose(common.images[0].get_array().flatten()[200:210], oracle,
+            np.testing.assert_allclose(covariance.images[0].get_array().flatten()[200:210], oracle,
                                        atol=1e-5)
             ranked = np.argsort(h[:, node], kind="stable")
-            chosen = self.images[[ranked[i] for i in (62, 187, 312, 437, 562, 687, 812, 937)]]
-            strip = utils.to_grey(make_grid(chosen, 8, padding=1, pad_value=1)).permute(1, 2, 0)
+            middles = self.images[[ranked[i] for i in (62, 187, 312, 437, 562, 687, 812, 937)]]
+            strip = utils.to_grey(make_grid(middles, 8, padding=1, pad_value=1)).permute(1, 2, 0)
             np.testing.assert_array_equal(examples.images[0].get_array(), strip)
             self.assertEqual(histogram.patches[0].get_data().values.sum(), 1000)
             self.assertIn(f"mean {h[:, node].mean():.2f}", histogram.texts[0].get_text())
-            fires = self.hidden[self.data.labels == 4, node] > 0.5
-            self.assertAlmostEqual(shares.patches[4].get_height(), fires.float().mean(), places=6)
+            fires = h[self.data.labels == 4, node] > 0.5
+            self.assertAlmostEqual(shares.patches[4].get_height(), fires.mean(), places=6)
 
-    def test_the_loss_curve_and_the_sheets_two_losses(self):
+    def test_loss_curve_with_the_instructors_losses(self):
         utils.plot_losses([(0.8, 0.7), (0.6, 0.55)], {1: 0.81, 20: 0.5}, self.folder / "loss.png",
                           "")
         upper, lower = self.saved["loss.png"].axes

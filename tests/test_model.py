@@ -2,7 +2,6 @@
 
 import doctest
 import math
-from unittest import mock
 
 import torch
 from torch.distributions import Bernoulli, kl_divergence
@@ -10,8 +9,6 @@ from torch.distributions import Bernoulli, kl_divergence
 import codelet7
 from codelet7 import SparseAutoencoder
 from tests import TestCase
-
-RHO = 0.05  # TestCase sets it
 
 
 class Model(TestCase):
@@ -28,13 +25,12 @@ class Model(TestCase):
 
     def test_forward_is_sigmoid_then_tanh_of_linear_layers(self):
         model, x = SparseAutoencoder(7, 3), torch.randn(5, 7)
-        hidden, reconstruction = model(x)
         encoder, decoder = model.encoder, model.decoder
-        expected = 1 / (1 + torch.exp(-(x @ encoder.weight.t() + encoder.bias)))
-        torch.testing.assert_close(hidden, expected)
-        torch.testing.assert_close(reconstruction,
-                                   torch.tanh(expected @ decoder.weight.t() + decoder.bias))
-        self.assertTrue(torch.equal(model.encode(x), hidden))
+        hidden = 1 / (1 + torch.exp(-(x @ encoder.weight.t() + encoder.bias)))
+        reconstruction = torch.tanh(hidden @ decoder.weight.t() + decoder.bias)
+        for ours, oracle in zip((*model(x), model.encode(x), model.decode(hidden)),
+                                (hidden, reconstruction) * 2):
+            torch.testing.assert_close(ours, oracle)
 
     def test_xavier_weights_and_zero_biases(self):
         model = SparseAutoencoder(784, 10)
@@ -46,18 +42,22 @@ class Model(TestCase):
                                    delta=0.02 * bound)
             self.assertEqual(linear.bias.abs().max(), 0)
 
+    def test_rho_and_weight_are_passed_by_name(self):
+        with self.assertRaises(TypeError):
+            SparseAutoencoder(784, 10, 0.1)
+
 
 class Penalty(TestCase):
     def setUp(self):
         super().setUp()
-        self.penalty = SparseAutoencoder(784, 3).batched_sparsity_penalty
+        self.penalty = SparseAutoencoder(784, 3, rho=0.05).batched_sparsity_penalty
 
-    def test_the_sheets_example(self):
+    def test_the_assignments_example(self):
         example = doctest.DocTestFinder().find(SparseAutoencoder.batched_sparsity_penalty,
                                                globs=vars(codelet7))[0]
-        self.assertEqual(doctest.DocTestRunner().run(example), (0, 2))
+        self.assertEqual(doctest.DocTestRunner(verbose=False).run(example), (0, 2))
 
-    def test_nodes_that_never_or_always_fire(self):
+    def test_is_finite_for_nodes_that_never_or_always_fire(self):
         for batch in [*range(1, 200), 1000, 4099]:
             for value, each in ((0.0, 0.7225), (1.0, 17.3011)):
                 hidden = torch.full((batch, 4), value, requires_grad=True)
@@ -68,19 +68,18 @@ class Penalty(TestCase):
                 self.assertTrue(hidden.grad.isfinite().all())
 
     def test_agrees_with_torch_distributions(self):
-        for batch, hDims in [(1, 1), (1, 10), (64, 10), (33, 200)]:
+        for batch, hDims, rho in [(1, 1, 0.05), (1, 10, 0.5), (64, 10, 0.05), (33, 200, 0.2)]:
+            penalty = SparseAutoencoder(1, 1, rho=rho).batched_sparsity_penalty
             for dtype, tolerance in ((torch.float64, 1e-6), (torch.float32, 1e-5)):
                 hidden = torch.rand(batch, hDims, dtype=dtype)
-                target = Bernoulli(torch.tensor(RHO, dtype=dtype))
+                target = Bernoulli(torch.tensor(rho, dtype=dtype))
                 oracle = kl_divergence(target, Bernoulli(hidden.mean(0))).sum()
-                torch.testing.assert_close(self.penalty(hidden), oracle,
-                                           rtol=tolerance, atol=tolerance)
+                torch.testing.assert_close(penalty(hidden), oracle, rtol=tolerance, atol=tolerance)
 
-    def test_whole_numbers_and_booleans_count_as_what_they_are(self):
+    def test_integer_and_boolean_input(self):
         hidden = torch.tensor([[0, 1, 1], [1, 1, 0], [0, 0, 1], [0, 1, 0]])
         for dtype in (torch.int64, torch.bool, torch.uint8):
             self.assertAlmostEqual(self.penalty(hidden.to(dtype)).item(), 1.7716, delta=5e-5)
-
 
 
 class Loss(TestCase):
@@ -89,10 +88,10 @@ class Loss(TestCase):
         pairs = zip(x.flatten().tolist(), reconstruction.flatten().tolist())
         mse = sum((a - b) ** 2 for a, b in pairs) / (6 * 16)
         for weight in (0, 1e-4, 0.5):
-            model = SparseAutoencoder(16, 3, weight)
+            model = SparseAutoencoder(16, 3, sparsity_weight=weight)
             state = dict(vars(model))
             loss = model.loss_function(x, reconstruction, hidden)
-            self.assertEqual((loss.dim(), vars(model)), (0, state))  # it touches nothing
+            self.assertEqual((loss.dim(), vars(model)), (0, state))  # no side effect
             penalty = model.batched_sparsity_penalty(hidden).item()
             self.assertAlmostEqual(loss.item(), mse + weight * penalty, places=5)
 

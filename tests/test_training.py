@@ -1,90 +1,83 @@
-"""The data loader, the sheet's snippet, and training against a plain loop."""
+"""The data loader, the assignment's snippet, training against a plain loop, evaluation."""
 
 import contextlib
 import io
-import sys
+import math
+import unittest
+from unittest import mock
 
 import torch
 from torchvision import transforms
-from torchvision.utils import make_grid
 
 import codelet7
 import utils
-from tests import ROOT, TestCase, draw_few
-
-sys.path[:0] = [str(ROOT / "writeup"), str(ROOT / "extras")]
-import experiments
-import explorer
+from codelet7 import SparseAutoencoder
+from extras import benchmark
+from tests import TestCase, draw_few
 
 
 class Data(TestCase):
-    def test_the_sheets_snippet(self):
+    def test_the_assignments_snippet_shows_64_images_in_4_rows(self):
         data = draw_few()
-        images = codelet7.normalize(data.images)
-        train_dataloader = codelet7.make_dataloader(images, data.labels, 64)
-        images, _ = next(iter(train_dataloader))
+        loader = codelet7.make_dataloader(codelet7.normalize(data.images), data.labels, 64)
+        images, _ = next(iter(loader))
         self.assertEqual(images.shape, (64, 1, 28, 28))
-        grid = make_grid([i for i in images], 16)
+        with mock.patch.object(codelet7, "show") as show:
+            codelet7.show_batch([(images, None)], self.folder / "batch.png", "")
+        grid = show.call_args.args[0]
         self.assertEqual(grid.shape, (3, 4 * 30 + 2, 16 * 30 + 2))
-        utils.show(grid, self.folder / "batch.png")
-        self.assertTrue((self.folder / "batch.png").exists())
+        self.assertTrue(torch.equal(grid[0, 32:60, 62:90], images[18, 0]))  # row 1, column 2
 
-    def test_every_image_once_an_epoch_with_its_label(self):
+    def test_each_image_once_per_epoch_with_its_label(self):
         images = torch.arange(1000.0).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
         loader = codelet7.make_dataloader(images, torch.arange(1000), batch_size=64)
         self.assertEqual(len(loader), 16)
         orders = []
-        for seed in (3, None, 3):  # None: no seed, the next epoch
-            if seed:
-                torch.manual_seed(seed)
+        for _ in range(2):
             batches = list(loader)
             self.assertEqual([len(x) for x, _ in batches], [64] * 15 + [1000 - 15 * 64])
             for x, label in batches:
                 self.assertTrue(torch.equal(x[:, 0, 0, 0].long(), label))
             orders.append(torch.cat([label for _, label in batches]))
             self.assertTrue(torch.equal(orders[-1].sort().values, torch.arange(1000)))
-        self.assertFalse(torch.equal(orders[0], orders[1]))
-        self.assertTrue(torch.equal(orders[0], orders[2]))
+        self.assertFalse(torch.equal(*orders))
 
     def test_normalize_is_torchvisions_ToTensor_and_Normalize(self):
         images = draw_few().images[:50]
         transform = transforms.Compose([transforms.ToTensor(),
                                         transforms.Normalize((0.1307,), (0.3081,))])
-        expected = torch.stack([transform(image.numpy()) for image in images])
-        before = images.clone()
-        torch.testing.assert_close(codelet7.normalize(images), expected, rtol=0, atol=1e-6)
-        self.assertTrue(torch.equal(images, before))
-        self.assertAlmostEqual(expected.min().item(), utils.PAPER, places=5)
-        self.assertAlmostEqual(expected.max().item(), utils.INK, places=5)
-
-    def test_normalize_does_not_do_it_twice(self):
-        images = codelet7.normalize(draw_few().images[:2])
+        oracle = torch.stack([transform(image.numpy()) for image in images])
+        torch.testing.assert_close(codelet7.normalize(images), oracle, rtol=0, atol=1e-6)
+        self.assertAlmostEqual(oracle.min().item(), utils.BACKGROUND, places=5)
+        self.assertAlmostEqual(oracle.max().item(), utils.INK, places=5)
         with self.assertRaisesRegex(TypeError, "8-bit"):
-            codelet7.normalize(images)
+            codelet7.normalize(oracle)
 
 
 class Training(TestCase):
     def setUp(self):
         super().setUp()
         data = draw_few()
-        self.images, self.labels = codelet7.normalize(data.images), data.labels
+        self.images = codelet7.normalize(data.images)
+        self.loader = codelet7.make_dataloader(self.images, data.labels, 64)
 
-    def train(self, weight=1e-4, epochs=2):
+    def train(self, seed, device="cpu", **options):
         torch.manual_seed(0)
-        model = codelet7.SparseAutoencoder(784, 10, weight)
-        loader = codelet7.make_dataloader(self.images, self.labels, 64)
-        with contextlib.redirect_stdout(io.StringIO()):
-            return codelet7.train(model, loader, epochs, 1e-3)
+        model = SparseAutoencoder(784, 10, rho=0.05, sparsity_weight=0.1).to(device)
+        torch.rand(7)  # train() seeds the order of the batches, whatever was drawn before
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            history = codelet7.train(model, self.loader, 2, 1e-3, seed, **options)
+        return history, out.getvalue()
 
     def test_is_plain_adam_on_the_mean_loss_of_the_batches(self):
-        history = self.train(weight=0.1)
+        history, out = self.train(seed=1)
         torch.manual_seed(0)
-        model = codelet7.SparseAutoencoder(784, 10)
+        model = SparseAutoencoder(784, 10, rho=0.05)
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-        loader = codelet7.make_dataloader(self.images, self.labels, 64)
-        for loss, mse in history:
+        torch.manual_seed(1)
+        for (loss, mse), line in zip(history, out.splitlines()):
             losses, mses = [], []
-            for x, _ in loader:
+            for x, _ in self.loader:
                 hidden, reconstruction = model(x)
                 mses.append((reconstruction - x.flatten(1)).square().mean())
                 losses.append(mses[-1] + 0.1 * model.batched_sparsity_penalty(hidden))
@@ -93,20 +86,50 @@ class Training(TestCase):
                 optimizer.step()
             self.assertAlmostEqual(loss, torch.stack(losses).mean().item(), places=5)
             self.assertAlmostEqual(mse, torch.stack(mses).mean().item(), places=5)
+            self.assertTrue(line.endswith(f"/2 - Train Loss: {loss:.4f}"), line)
 
-    def test_a_seed_gives_the_same_model_everywhere(self):
-        self.put(self.raw, self.files)
-        settings = {"epochs": codelet7.EPOCHS, "seed": codelet7.SEED,
-                    "batch_size": codelet7.BATCH_SIZE, "hidden_dims": codelet7.HIDDEN_DIMS,
-                    "sparsity_weight": codelet7.SPARSITY_WEIGHT, "lr": codelet7.LEARNING_RATE}
-        self.without_figures()
-        self.assertEqual(self.run_main(**settings)[0], 0)
-        expected = torch.load(self.folder / "figures" / "trained" / "model.pt")
-        data = draw_few()._replace(images=self.images)
-        with contextlib.redirect_stdout(io.StringIO()):
-            models = [experiments.trained(data, "default")[0],
-                      explorer.train_model(self.images, self.labels, codelet7.HIDDEN_DIMS,
-                                           codelet7.SPARSITY_WEIGHT, codelet7.LEARNING_RATE)[0]]
-        for model in models:
-            for name, weights in model.state_dict().items():
-                self.assertTrue(torch.equal(weights, expected[name]), name)
+    def test_another_seed_is_another_order_of_the_batches(self):
+        self.assertEqual(self.train(seed=0), self.train(seed=0))
+        self.assertNotEqual(self.train(seed=0), self.train(seed=1))
+
+    def test_after_epoch_replaces_the_printed_line(self):
+        after_epoch = mock.Mock()
+        history, out = self.train(seed=0, after_epoch=after_epoch)
+        self.assertEqual(out, "")
+        self.assertEqual(after_epoch.call_args_list,
+                         [mock.call(epoch, 2, loss) for epoch, (loss, _) in enumerate(history, 1)])
+
+    @unittest.skipUnless(torch.cuda.is_available(), "no GPU is available to PyTorch")
+    def test_training_on_a_gpu_gives_the_same_losses(self):
+        expected, _ = self.train(seed=0)
+        images = self.images.to("cuda")
+        self.loader = codelet7.make_dataloader(images, torch.zeros(len(images)), 64)
+        torch.testing.assert_close(self.train(seed=0, device="cuda")[0], expected,
+                                   rtol=1e-3, atol=1e-3)
+
+    def test_the_benchmarks_three_loops_have_the_same_loss(self):
+        images, labels = self.images[:300], torch.zeros(300)
+        losses = [benchmark.straightforward_epoch(list(zip(images, labels))),
+                  benchmark.codelet7_epoch(images, labels), benchmark.lower_bound_epoch(images)]
+        self.assertLess(max(losses) - min(losses), 5e-5)
+
+
+class Evaluation(TestCase):
+    def test_loss_and_sparsity_equal_a_hand_calculation(self):
+        model = SparseAutoencoder(2, 3, rho=0.05, sparsity_weight=0.5)
+        with torch.no_grad():
+            model.encoder.weight[:] = torch.tensor([[0, 0], [1e3, 0], [-1e3, -1e3]])
+            model.decoder.weight.zero_()
+        images = torch.tensor([[1.0, 0.0], [1.0, 2.0]])  # hidden: 0.5, 1, 0 for both
+        kl = sum(0.05 * math.log(0.05 / p) + 0.95 * math.log(0.95 / (1 - p))
+                 for p in (0.5, 1 - 1e-8, 1e-8))
+        self.assertAlmostEqual(codelet7.evaluate(model, images), 6 / 4 + 0.5 * kl, places=4)
+        self.assertEqual(codelet7.describe(model, images),
+                         "-200% of the variance explained; mean activation 0.50 (target 0.05); "
+                         "1.0 of 3 nodes on per image (above 0.5), 2 never on.")
+
+    def test_variance_explained_is_0_for_the_mean_image_and_1_for_a_copy(self):
+        images = torch.randn(50, 1, 4, 4)
+        mean = images.mean(0).flatten().expand(50, -1)
+        self.assertAlmostEqual(codelet7.variance_explained(images, mean), 0, places=6)
+        self.assertEqual(codelet7.variance_explained(images, images.flatten(1)), 1)
