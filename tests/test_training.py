@@ -120,13 +120,13 @@ class Evaluation(TestCase):
         with torch.no_grad():
             model.encoder.weight[:] = torch.tensor([[0, 0], [1e3, 0], [-1e3, -1e3]])
             model.decoder.weight.zero_()
-        images = torch.tensor([[1.0, 0.0], [1.0, 2.0]])  # hidden: 0.5, 1, 0 for both
+        images = torch.tensor([[1.0, 0.0], [-1.0, 2.0]])  # hidden: (0.5, 1, 0), (0.5, 0, 0)
         kl = sum(0.05 * math.log(0.05 / p) + 0.95 * math.log(0.95 / (1 - p))
-                 for p in (0.5, 1 - 1e-8, 1e-8))
+                 for p in (0.5, 0.5, 1e-8))
         self.assertAlmostEqual(codelet7.evaluate(model, images), 6 / 4 + 0.5 * kl, places=4)
         self.assertEqual(codelet7.describe(model, images),
-                         "-200% of the variance explained; mean activation 0.50 (target 0.05); "
-                         "1.0 of 3 nodes on per image (above 0.5), 2 never on.")
+                         "-50% of the variance explained; mean activation 0.33 (target 0.05); "
+                         "0.5 of 3 nodes on per image (above 0.5), 2 never on.")
 
     def test_variance_explained_is_0_for_the_mean_image_and_1_for_a_copy(self):
         images = torch.randn(50, 1, 4, 4)
