@@ -96,7 +96,7 @@ def pixel_covariance(images, hidden):
 def pick_examples(hidden):
     """The indices of eight images from each node's whole range, from the least to the most active:
     the middle image of each eighth. hidden (n, nodes) -> (8, nodes)."""
-    count, order = len(hidden), hidden.argsort(dim=0, stable=True)
+    count, order = len(hidden), hidden.argsort(dim=0)
     return order[[count * (2 * eighth + 1) // 16 for eighth in range(8)]]
 
 
