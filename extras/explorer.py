@@ -1,15 +1,14 @@
-"""The page to play with: draw a digit, watch the hidden nodes, move them.
+"""Build the interactive explorer: draw a digit, inspect the hidden nodes, change them.
 
-    python extras/explorer.py
+    python -m extras.explorer
 
 trains three sparse autoencoders on MNIST with codelet7's own functions and writes explorer.html
-beside this file, from explorer_template.html; about two minutes on one core. The page holds the
-models and some digits of the test set and needs nothing else: open it by a double click.
+beside this file, from explorer_template.html; this takes about two minutes on one core. The page is
+self-contained: the models and some digits of the test set are in it. Double-click it to open it.
 """
 
 import base64
 import json
-import os
 import sys
 import zlib
 from pathlib import Path
@@ -17,33 +16,32 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
 import codelet7
 import digits
-import utils
+from utils import MEAN, ON, STD, WHITE
 
+HERE = Path(__file__).resolve().parent
 TEMPLATE, PAGE = HERE / "explorer_template.html", HERE / "explorer.html"
-DATA, CHECKSUM = "{{data}}", "{{checksum}}"  # in the template, what is put in their places
-MODELS = {  # what its nodes paint: number of hidden nodes, penalty weight, learning rate
-    "Blobs": (10, 1e-4, 1e-4),
+DATA, CHECKSUM = "{{data}}", "{{checksum}}"  # placeholders in the template
+MODELS = {  # named for what their nodes draw: number of nodes, penalty weight, learning rate
+    "Blobs": (10, 1e-4, 1e-4),  # the assignment's settings
     "Digits": (10, 0.1, 1e-4),
     "Strokes": (100, 1e-2, 1e-3),
 }
-SAMPLES = 3  # of each digit: the first ones in the test set's order, so that nobody picked them
-ON = 0.5     # a node is on for an image if its activation there is above this
+SAMPLES = 3  # per digit: the first ones in the test set's order, not hand-picked
 
 
 def train_model(images, labels, hidden_dims, sparsity_weight, lr):
-    """Train as codelet7.run() does. Returns the model and its (loss, mse) of each epoch."""
+    """Train as codelet7.run() does, silently. Returns the model and one (loss, mse) per epoch."""
     torch.manual_seed(codelet7.SEED)
-    model = codelet7.SparseAutoencoder(28 * 28, hidden_dims, sparsity_weight)
+    model = codelet7.SparseAutoencoder(28 * 28, hidden_dims, sparsity_weight=sparsity_weight)
     train_dataloader = codelet7.make_dataloader(images, labels, codelet7.BATCH_SIZE)
-    next(iter(train_dataloader))  # the batch that run() shows: it draws random numbers, too
-    return model, codelet7.train(model, train_dataloader, codelet7.EPOCHS, lr)
+    history = codelet7.train(model, train_dataloader, codelet7.EPOCHS, lr, codelet7.SEED,
+                             after_epoch=lambda epoch, epochs, loss: None)
+    return model, history
 
 
-# --- What the page holds ---
+# --- Contents of the page ---
 
 def base64_of(tensor, dtype):
     """A tensor's numbers, little-endian and in the order of its dimensions, as base64 text."""
@@ -57,38 +55,41 @@ def pick_samples(labels):
 
 @torch.no_grad()
 def describe(model, images, labels, facts, samples):
-    """What the page holds of a finished model: a dict, with numbers in 16 bits.
+    """Everything that the page contains about a trained model: a dict, with numbers in 16 bits.
 
-    images: normalized (n, 1, 28, 28), with their labels (n,), for means over the training images.
-    facts: what the page's table says of the model, a dict to which what is measured here is added.
-    samples: normalized (k, 1, 28, 28), for which the page compares its own results with these.
+    images: the training images, normalized (n, 1, 28, 28), with their labels (n,). facts: rows of
+    the page's table, {name: value}; the results measured here are added to them. samples:
+    normalized (k, 1, 28, 28); the page checks its own results for them against PyTorch's.
     """
     x = images.flatten(1)
     hidden, reconstruction = model(images)
     mse = F.mse_loss(reconstruction, x)
-    out_of_reach = (x - 1).clamp(min=0).square().mean()  # tanh, so a reconstruction, ends at 1
-    on_alone = torch.tanh(model.decoder(hidden * (hidden > ON)))
-    code, painted = model(samples)
-    layer = lambda linear: {"weight": base64_of(linear.weight, "<f2"),
-                            "bias": base64_of(linear.bias, "<f2")}
+    unavoidable = (x - WHITE).clamp(min=0).square().mean()  # no reconstruction exceeds WHITE
+    only_on = model.decode(hidden * (hidden > ON))
+    sample_hidden, sample_reconstruction = model(samples)
+
+    def layer(linear):
+        return {"weight": base64_of(linear.weight, "<f2"), "bias": base64_of(linear.bias, "<f2")}
+
     return {
         "nodes": model.encoder.out_features,
         "facts": facts | {
             "nodes on": f"{(hidden > ON).double().mean():.1%}",
-            "error (MSE)": round(mse.item(), 3), "out of reach": round(out_of_reach.item(), 3),
-            "missed": round((mse - out_of_reach).item(), 3),
-            "error of the nodes on alone": round(F.mse_loss(on_alone, x).item(), 3)},
+            "MSE": round(mse.item(), 3), "unavoidable": round(unavoidable.item(), 3),
+            "excess": round((mse - unavoidable).item(), 3),
+            "MSE with only the nodes that are on": round(F.mse_loss(only_on, x).item(), 3)},
         "means": base64_of(hidden.mean(0, dtype=torch.float64), "<f2"),
-        "digits": base64_of(torch.stack([hidden[labels == digit].mean(0) for digit in range(10)]),
-                            "<f2"),
+        "means by digit": base64_of(
+            torch.stack([hidden[labels == digit].mean(0) for digit in range(10)]), "<f2"),
         "encoder": layer(model.encoder), "decoder": layer(model.decoder),
-        "check": {"hidden": base64_of(code, "<f2"), "reconstruction": base64_of(painted, "<f2")},
+        "check": {"hidden": base64_of(sample_hidden, "<f2"),
+                  "reconstruction": base64_of(sample_reconstruction, "<f2")},
     }
 
 
 @torch.no_grad()
-def answer_table(model, images, pixels):
-    """The mean image of each pattern of nodes on and off that occurs among the images: a dict.
+def lookup_table(model, images, pixels):
+    """For each pattern of answers that occurs among the images, their number and mean: a dict.
 
     images: normalized (n, 1, 28, 28); pixels: the same ones as uint8 (n, 28, 28). A pattern is a
     number whose bit j is 1 where node j is on. The means are in half resolution, 14 by 14, 8 bits.
@@ -107,14 +108,14 @@ def write_page(path, data):
     text = json.dumps(data).replace("<", "\\u003c")  # nothing can end the script early
     page = TEMPLATE.read_text(encoding="utf-8")
     page = page.replace(CHECKSUM, f"{zlib.crc32(text.encode()):08x}").replace(DATA, text)
-    utils.write_whole(path, page.encode())
+    path.write_text(page, encoding="utf-8", newline="\n")
 
 
 def make_page(path, data):
     """Train the models on `data`, a digits.Digits, and write the page to `path`."""
     images = codelet7.normalize(data.images)
-    chosen = pick_samples(data.test_labels)
-    samples, labels = data.test_images[chosen], data.test_labels[chosen]
+    picked = pick_samples(data.test_labels)
+    samples, labels = data.test_images[picked], data.test_labels[picked]
     check = codelet7.normalize(samples[::SAMPLES])  # one of each digit
     models, table = {}, None
     for name, (hidden_dims, sparsity_weight, lr) in MODELS.items():
@@ -124,20 +125,19 @@ def make_page(path, data):
                  "learning rate": lr, "epochs": len(history), "batch size": codelet7.BATCH_SIZE,
                  "rho": codelet7.RHO, "seed": codelet7.SEED}
         models[name] = describe(model, images, data.labels, facts, check)
-        table = table or answer_table(model, images, data.images)  # of the first model
+        table = table or lookup_table(model, images, data.images)  # of the first model
     mean = images.mean(0)
     write_page(path, {
-        "mean": digits.MEAN, "std": digits.STD, "on": ON, "models": models, "answers": table,
+        "mean": MEAN, "std": STD, "on": ON, "models": models, "lookup table": table,
         "mean image": base64_of(data.images.float().mean(0).round(), "u1"),
-        "error of the mean image": round((images - mean).square().mean().item(), 3),
+        "MSE of the mean image": round((images - mean).square().mean().item(), 3),
         "samples": {"labels": labels.tolist(), "pixels": base64_of(samples, "u1")}})
 
 
 def main():
     torch.set_num_threads(1)  # as in codelet7: the result does not depend on the number of cores
     try:
-        root = os.environ.get("MNIST_ROOT") or HERE.parent / "data"
-        make_page(PAGE, codelet7.load_data("mnist", root))
+        make_page(PAGE, codelet7.load_data("mnist", digits.default_root()))
     except (digits.DataError, OSError) as error:
         sys.exit(f"explorer.py: error: {error}")
     print(f"Page: {PAGE} ({PAGE.stat().st_size / 1000:.0f} kB)")

@@ -1,14 +1,11 @@
-"""extras/explorer.html holds what explorer.py writes, and works in a browser, if there is one."""
+"""extras/explorer.html is what explorer.py writes, and works in a browser, if there is one."""
 
 import base64
-import contextlib
 import html
-import io
 import json
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import unittest
 from pathlib import Path
@@ -16,14 +13,13 @@ from unittest import mock
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 import codelet7
 import digits
 import utils
-from tests import ROOT, draw_few
-
-sys.path.insert(0, str(ROOT / "extras"))
-import explorer
+from extras import explorer
+from tests import draw_few
 
 PAGE = explorer.PAGE.read_text(encoding="utf-8")
 DATA = re.compile(r'<script type="application/json" id="data" data-checksum="(.*?)">(.*?)</script>',
@@ -37,107 +33,137 @@ def data_of(page):
 def written(data):
     """The page that explorer.py writes with this data."""
     with tempfile.TemporaryDirectory() as folder:
-        explorer.write_page(Path(folder) / "page.html", data)
-        return (Path(folder) / "page.html").read_text(encoding="utf-8")
+        path = Path(folder) / "page.html"
+        explorer.write_page(path, data)
+        return path.read_text(encoding="utf-8")
 
 
-def numbers(text, dtype, *shape):
+def decoded(text, dtype, *shape):
     return torch.from_numpy(np.frombuffer(base64.b64decode(text), dtype).copy()).view(shape)
 
 
 def samples_of(data):
-    """Their pixels as MNIST has them, uint8 (n, 28, 28)."""
-    return numbers(data["samples"]["pixels"], "u1", -1, 28, 28)
+    """The page's samples as in MNIST, uint8 (n, 28, 28)."""
+    return decoded(data["samples"]["pixels"], "u1", -1, 28, 28)
+
+
+def pattern_of(activations):
+    """The number under which the lookup table has the answers of ten nodes."""
+    return sum(1 << node for node, activation in enumerate(activations) if activation > 0.5)
 
 
 class Copy:
     """A model of the page, computed here: what the page should show."""
 
     def __init__(self, about):
-        half = lambda text, *shape: numbers(text, "<f2", *shape).float()
+        half = lambda text, *shape: decoded(text, "<f2", *shape).float()
         self.encoder = half(about["encoder"]["weight"], -1, 784), half(about["encoder"]["bias"], -1)
         self.decoder = half(about["decoder"]["weight"], 784, -1), half(about["decoder"]["bias"], -1)
 
-    def __call__(self, image, held={}):
-        """A uint8 image and held nodes {node: value} -> (hidden, reconstruction, MSE)."""
+    def __call__(self, image, pins={}):
+        """A uint8 image and pinned nodes {node: value} -> (hidden, reconstruction, MSE)."""
         x = codelet7.normalize(image[None]).flatten()
         hidden = torch.sigmoid(self.encoder[0] @ x + self.encoder[1])
-        for node, value in held.items():
+        for node, value in pins.items():
             hidden[node] = value
         reconstruction = torch.tanh(self.decoder[0] @ hidden + self.decoder[1])
         return hidden, reconstruction, (reconstruction - x).square().mean().item()
 
 
+COMMITTED = data_of(PAGE)
+MODELS, SAMPLES = list(map(Copy, COMMITTED["models"].values())), samples_of(COMMITTED)
+
+
 class CommittedPage(unittest.TestCase):
-    data = data_of(PAGE)
-
-    def test_it_is_one_file_of_under_one_and_a_half_megabytes(self):
+    def test_is_self_contained_and_under_one_and_a_half_megabytes(self):
         self.assertLess(len(PAGE.encode()), 1_500_000)
-        around = DATA.sub("", PAGE)
-        for outside in ("http:", "https:", "src=", ".src", "@import", "url(", "import(", "fetch(",
-                        "XMLHttpRequest", "WebSocket"):
-            self.assertNotIn(outside, around)
+        for external in ("http:", "https:", "src=", ".src", "@import", "url(", "import(", "fetch(",
+                         "XMLHttpRequest", "WebSocket"):
+            self.assertNotIn(external, DATA.sub("", PAGE))
 
-    def test_it_is_the_template_filled_in(self):
-        self.assertEqual(PAGE, written(self.data),
-                         "run extras/explorer.py: the page is not of this template")
+    def test_is_the_template_filled_in(self):
+        self.assertEqual(PAGE, written(COMMITTED),
+                         "run python -m extras.explorer: the template has changed since")
 
-    def test_the_things_to_try_happen(self):
-        first, second, third = map(Copy, self.data["models"].values())
-        samples = samples_of(self.data)
-        blind, zero, two = samples[[0, 1, 6]]
-        paler = (first(zero)[1] - first(zero, {8: 1})[1]).view(28, 28)
-        paler = torch.where(zero > 150, paler, torch.nan)
-        for flank, end in ((paler[10:19, :11], paler[:9]), (paler[10:19, 17:], paler[19:])):
-            self.assertGreater(flank.nanmean(), end.nanmean() + 0.25)
+    def test_models_differ_as_the_text_says(self):
+        facts = [about["facts"] for about in COMMITTED["models"].values()]
+        for name, values in (("hidden nodes", [10, 10, 100]), ("penalty weight", [1e-4, 0.1, 0.01]),
+                             ("learning rate", [1e-4, 1e-4, 1e-3]), ("epochs", [20, 20, 20])):
+            self.assertEqual([about[name] for about in facts], values)
+        self.assertGreater(facts[2]["MSE with only the nodes that are on"],
+                           COMMITTED["MSE of the mean image"] + 0.1)
 
-        means = samples.view(10, 3, 784).double().mean(1)  # of each digit
-        for model, image, node, digit in ((first, two, 6, 3), (second, samples[7], 8, 1),
-                                          (second, samples[7], 2, 0), (second, samples[7], 5, 3),
-                                          (second, samples[7], 9, 8)):
-            self.assertLess(model(image)[0][node], 0.2)
-            painted = model(image, {node: 1})[1].double()[None]
-            alike = torch.corrcoef(torch.cat([painted, means]))[0, 1:]
-            self.assertEqual(alike.argmax(), digit)
-        self.assertLess(second(samples[7])[0].max(), 0.5)
-        self.assertEqual((third(blind)[0] > 0.5).sum(), 1)
+    def test_exercises_have_the_stated_outcomes(self):
+        means = SAMPLES.view(10, 3, 28, 28).float().mean(1, keepdim=True)  # of each digit
+
+        def digit_in(image, side=28):
+            both = torch.cat([image.view(1, -1), F.avg_pool2d(means, 28 // side).flatten(1)])
+            return torch.corrcoef(both.double())[0, 1:].argmax().item()
+
+        def pin(model, sample, node):
+            url = f"#model={model + 1}&sample={sample}&node={node}&pin={node}:1"
+            self.assertIn(f'"{url}"', PAGE)
+            before, after = (MODELS[model](SAMPLES[sample], pins) for pins in ({}, {node: 1}))
+            self.assertLess(before[0][node], 0.25)
+            return before, after
+
+        before, after = pin(0, 1, 8)  # the left and right sides of a 0 fade
+        self.assertGreater(after[2], before[2] + 0.1)
+        fading = torch.where(SAMPLES[1] > 150, (before[1] - after[1]).view(28, 28), torch.nan)
+        for side, end in ((fading[10:19, :11], fading[:9]), (fading[10:19, 17:], fading[19:])):
+            self.assertGreater(side.nanmean(), 0.4)
+            self.assertLess(end.nanmean(), 0.05)
+
+        table = COMMITTED["lookup table"]
+        for (hidden, reconstruction, _), digit in zip(pin(0, 6, 6), (2, 3)):
+            place = table["patterns"].index(pattern_of(hidden))
+            self.assertEqual(digit_in(decoded(table["means"], "u1", -1, 196)[place], 14), digit)
+        self.assertEqual(digit_in(reconstruction), 3)  # once node 6 is pinned
+
+        for node, digit in ((8, 1), (2, 0), (5, 3), (4, 9)):
+            before, after = pin(1, 7, node)
+            self.assertLess(before[0].max(), 0.5)  # no node is on
+            self.assertEqual(digit_in(after[1]), digit)
+
+        hidden, _, mse = MODELS[2](SAMPLES[0])
+        self.assertEqual((hidden > 0.5).sum(), 1)
+        off = dict.fromkeys((hidden <= 0.5).nonzero().flatten().tolist(), 0)
+        self.assertGreater(MODELS[2](SAMPLES[0], off)[2], 2 * mse)
 
 
 class WrittenPage(unittest.TestCase):
-    def test_it_holds_what_was_trained(self):
+    def test_contains_what_was_trained(self):
         data, settings = draw_few(), (4, 0.1, 1e-2)
         images = codelet7.normalize(data.images)
-        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()), \
+        with mock.patch("builtins.print"), mock.patch.object(explorer, "write_page") as write, \
                 mock.patch.multiple(codelet7, EPOCHS=1, BATCH_SIZE=64, SEED=0, RHO=0.05), \
                 mock.patch.object(explorer, "MODELS", {"Few": settings, "Many": (11, 0.0, 1e-2)}):
-            path = Path(folder) / "page.html"
-            explorer.make_page(path, data)
-            page = data_of(path.read_text(encoding="utf-8"))
+            explorer.make_page("page.html", data)
             model, _ = explorer.train_model(images, data.labels, *settings)
+        _, page = write.call_args.args
         first = [(data.test_labels == digit).nonzero()[:3, 0] for digit in range(10)]
         self.assertTrue(samples_of(page).equal(data.test_images[torch.cat(first)]))
         self.assertEqual([about["nodes"] for about in page["models"].values()], [4, 11])
 
-        about, table = page["models"]["Few"], page["answers"]
+        about, table = page["models"]["Few"], page["lookup table"]
         copy, x = Copy(about), images.flatten(1)
         for halves, linear in ((copy.encoder, model.encoder), (copy.decoder, model.decoder)):
-            for half, theirs in zip(halves, (linear.weight, linear.bias)):
-                torch.testing.assert_close(half, theirs.detach(), rtol=2**-10, atol=2**-24)
+            for half, expected in zip(halves, (linear.weight, linear.bias)):
+                torch.testing.assert_close(half, expected.detach(), rtol=2**-10, atol=2**-24)
         with torch.no_grad():
             hidden, reconstruction = model(images)
-        missed = (reconstruction - x).square() - (x - x.clamp(max=1)).square()
-        self.assertAlmostEqual(about["facts"]["missed"], missed.mean().item(), delta=6e-4)
+        excess = (reconstruction - x).square() - (x - x.clamp(max=1)).square()
+        self.assertAlmostEqual(about["facts"]["excess"], excess.mean().item(), delta=6e-4)
         self.assertEqual(about["facts"]["nodes on"], f"{(hidden > 0.5).double().mean():.1%}")
-        means = numbers(about["digits"], "<f2", 10, 4).float()
+        means = decoded(about["means by digit"], "<f2", 10, 4).float()
         torch.testing.assert_close(means[7], hidden[data.labels == 7].mean(0), rtol=0, atol=1e-3)
-        for pattern, count, mean in zip(table["patterns"], table["counts"],
-                                        numbers(table["means"], "u1", -1, 14, 14).float()):
-            those = ((hidden > 0.5) == torch.tensor([pattern >> j & 1 for j in range(4)])).all(1)
-            self.assertEqual(those.sum(), count)
-            theirs = data.images[those].float().mean(0).view(14, 2, 14, 2).mean((1, 3))
-            torch.testing.assert_close(mean, theirs, rtol=0, atol=0.51)
-        self.assertEqual(sum(table["counts"]), len(images))
-        self.assertGreater(len(table["counts"]), 4)
+        patterns = torch.tensor(list(map(pattern_of, hidden)))
+        groups = [data.images[patterns == pattern].float() for pattern in patterns.unique()]
+        self.assertEqual(table["patterns"], patterns.unique().tolist())
+        self.assertEqual(table["counts"], list(map(len, groups)))
+        means = torch.stack([group.mean(0).view(14, 2, 14, 2).mean((1, 3)) for group in groups])
+        torch.testing.assert_close(decoded(table["means"], "u1", -1, 14, 14).float(), means,
+                                   rtol=0, atol=0.51)
 
 
 # --- In a browser ---
@@ -147,9 +173,9 @@ BROWSER = next(filter(None, map(shutil.which, (
 
 NO_BROWSER = "extras/explorer.html was not tried: neither Chromium nor Chrome is installed"
 
-# Before the page's own script: when all is loaded, hands and eyes are put to work. look() is what
-# the page shows.
-HANDS = """<script>(() => {
+# Placed before the page's own scripts. On load it runs a test's SCRIPT, which operates the page and
+# reads off what the page shows, with the help of these functions; look() reads off everything.
+DRIVER = """<script>(() => {
 const $ = selector => document.querySelector(selector);
 const $$ = selector => [...document.querySelectorAll(selector)];
 const text = selector => $(selector).textContent;
@@ -163,31 +189,28 @@ function move(element, places, end = "pointerup") {
   for (const place of places.slice(1)) point(window, "pointermove", ...place);
   point(window, end, ...places.at(-1));
 }
-function draw(...points) {
-  const box = $("#drawing").getBoundingClientRect();
-  move($("#drawing"), points.map(([x, y]) =>
-    [box.left + x / 28 * box.width, box.top + y / 28 * box.height]));
-}
-function drag(bar, from, to, end) {
-  const box = bar.getBoundingClientRect(), y = box.top + box.height / 2;
-  move(bar, [from, to].map(part => [box.left + part * box.width, y]), end);
-}
+const within = (element, places) => {
+  const {left, top, width, height} = element.getBoundingClientRect();
+  return places.map(([x, y]) => [left + x * width, top + y * height]);
+};
+const draw = (...points) => move($("#drawing"), within($("#drawing"), points));
+const drag = (bar, from, to, end) => move(bar, within(bar, [[from, 0.5], [to, 0.5]]), end);
 const dots = id => [...$(id).getContext("2d").getImageData(0, 0, 28, 28).data].filter(
   (_, i) => i % 4 === 0);
 const bars = () => $$("[role=slider]"), tiles = () => $$(".tile");
-const choose = model => $$("#models input")[model].click();
+const select = model => $$("#models input")[model].click();
 const look = () => ({
-  ...Object.fromEntries(["held", "note", "mse", "change", "out", "missed", "on", "why-title", "sum",
-    "brief"].map(id => [id, text(`#${id}`)])),
+  ...Object.fromEntries(["pinned", "note", "mse", "change", "unavoidable", "excess", "on", "sum",
+    "why-title", "same-answers"].map(id => [id, text(`#${id}`)])),
   bars: bars().map(bar => [bar.getAttribute("aria-label"), bar.getAttribute("aria-valuetext")]),
   values: $$(".node input").map(input => input.value), cards: $$("#models .here").map(
     card => card.textContent), model: $$("#models input").findIndex(input => input.checked),
-  chosen: $$(".node.chosen .name, .tile.chosen").map(node => node.title || node.textContent),
-  fit: $("#fit").checked, before: $("figure.held").hidden ? null : dots("#without"),
-  seen: dots("#seen"), reconstruction: dots("#reconstruction")});
+  selected: $$(".node.selected .name, .tile.selected").map(node => node.title || node.textContent),
+  fit: $("#fit").checked, before: $("figure.pinned").hidden ? null : dots("#without"),
+  input: dots("#input"), reconstruction: dots("#reconstruction")});
 addEventListener("load", async () => {
-  const seen = await (async () => { SCRIPT })();
-  parent.postMessage([INDEX, seen], "*");
+  const result = await (async () => { SCRIPT })();
+  parent.postMessage([INDEX, result], "*");
 });
 })()</script>"""
 
@@ -195,19 +218,19 @@ addEventListener("load", async () => {
 def visit(*visits):
     """Visit pages in one start of a browser, each in a frame, since a window cannot be as narrow as
     a phone's. visits: (page, script, width, height). Returns a list of what the scripts return, and
-    what the browser's console says."""
+    the messages on the browser's console."""
     frames = "".join(f'<iframe src="{i}.html" width="{width}" height="{height}" style="border: 0">'
                      "</iframe>" for i, (_, _, width, height) in enumerate(visits))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for i, (page, script, _, _) in enumerate(visits):
-            hands = HANDS.replace("SCRIPT", script).replace("INDEX", str(i))
-            page = page.replace("<head>", "<head>" + hands, 1)
-            Path(folder, f"{i}.html").write_text(page, encoding="utf-8")
+            driver = DRIVER.replace("SCRIPT", script).replace("INDEX", str(i))
+            Path(folder, f"{i}.html").write_text(page.replace("<head>", "<head>" + driver, 1),
+                                                 encoding="utf-8")
         Path(folder, "all.html").write_text(f"""<!DOCTYPE html><meta charset="utf-8">
-            <body><pre id="told">[]</pre><script>
+            <body><pre id="results">[]</pre><script>
             addEventListener("message", ({{data}}) => {{
-              const told = document.getElementById("told");
-              told.textContent = JSON.stringify([...JSON.parse(told.textContent), data]);
+              const results = document.getElementById("results");
+              results.textContent = JSON.stringify([...JSON.parse(results.textContent), data]);
             }});</script>{frames}""", encoding="utf-8")
         run = subprocess.run(
             [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
@@ -215,211 +238,197 @@ def visit(*visits):
              f"--user-data-dir={folder}/profile", "--virtual-time-budget=20000",
              "--enable-logging=stderr", "--dump-dom", Path(folder, "all.html").as_uri()],
             capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=300)
-    told = re.search(r'<pre id="told">(.*?)</pre>', run.stdout, re.DOTALL)
-    if not told:
+    found = re.search(r'<pre id="results">(.*?)</pre>', run.stdout, re.DOTALL)
+    if not found:
         raise unittest.SkipTest(f"{BROWSER} opens no page here: {run.stderr[-300:]}")
     logged = [line for line in re.findall(r"CONSOLE.*", run.stderr)
-              if "willReadFrequently" not in line]  # about our own reading of the canvases
-    results = sorted(json.loads(html.unescape(told[1])))
+              if "willReadFrequently" not in line]  # caused by dots()
+    results = sorted(json.loads(html.unescape(found[1])))
     if len(results) < len(visits):
-        raise AssertionError(f"a script did not come to its end: {logged}")
-    return [seen for _, seen in results], logged
+        raise AssertionError(f"a script did not finish: {logged}")
+    return [result for _, result in results], logged
 
 
 @unittest.skipUnless(BROWSER, NO_BROWSER)
 class InABrowser(unittest.TestCase):
-    """One visit, in which much is done; the tests look at what was seen on the way."""
+    """One visit with many steps; the tests compare what the page shows after each of them."""
 
     @classmethod
     def setUpClass(cls):
-        cls.data = data_of(PAGE)
-        [cls.seen], cls.logged = visit((PAGE, """
-            const seen = {selfcheck: document.documentElement.dataset.selfcheck};
-            const step = (name, action) => { action(); seen[name] = look(); };
+        [cls.steps], cls.logged = visit((PAGE, """
+            const steps = {selfcheck: document.documentElement.dataset.selfcheck};
+            const step = (name, action) => { action(); steps[name] = look(); };
+            const travel = async (name, action) => { action(); await wait(500); step(name, look); };
             const sample = (digit, which) => $(`[aria-label='digit ${digit}, sample ${which}']`);
-            const seven = scale => [[4, 5], [20, 5], [10, 25]].map(
-              place => place.map(part => 2 + scale * part));
+            const seven = size => [[0.1, 0.1], [0.7, 0.1], [0.3, 0.9]].map(
+              place => place.map(part => 0.1 + size * part));
 
             step("start", () => {});
             step("cleared", () => $("#clear").click());
-            step("drawn", () => draw(...seven(1)));
+            step("drawn", () => draw(...seven(0.9)));
             step("undone", () => $("#undo").click());
-            step("small", () => draw(...seven(0.25)));
-            step("unfitted", () => $("#fit").click());
+            step("small", () => draw(...seven(0.2)));
+            step("unscaled", () => $("#fit").click());
             step("pointed", () => point($$(".node")[3], "pointerenter"));
             step("zero", () => { point($$(".node")[3], "pointerleave"); sample(0, 2).click(); });
-            step("pressed", () => drag(bars()[8], 0.3, 0.305));
-            step("held", () => drag(bars()[8], 0.1, 2));
+            step("clicked", () => drag(bars()[8], 0.3, 0.305));
+            step("pinned", () => drag(bars()[8], 0.1, 2));
             step("scrolled", () => drag(bars()[4], 0.1, 0.4, "pointercancel"));
             step("released", () => press(document.body, "z", true));
-            step("typed", () => { const input = $$(".node input")[2]; input.value = "0,3";
-              input.dispatchEvent(new Event("change")); });
+            $$(".node input")[2].value = "0,3";
+            step("typed", () => $$(".node input")[2].dispatchEvent(new Event("change")));
             step("keys", () => { press(bars()[4], "End"); press(bars()[4], "PageDown"); });
-            $("#reset").focus();
-            step("reset", () => $("#reset").click());
-            seen.focus = document.activeElement.id + $("#reset").disabled;
-            step("resetUndone", () => $("#undo").click());
-            step("strokeOnZero", () => draw([3, 3], [8, 20]));
-            const address = addressOf(state);
-            step("second", () => choose(1));
+            step("releasedAll", () => { $("#release").focus(); $("#release").click(); });
+            steps.focus = document.activeElement.id + $("#release").disabled;
+            step("releaseUndone", () => $("#undo").click());
+            step("strokeOnZero", () => draw([0.1, 0.1], [0.3, 0.7]));
+            const url = urlOf(state);
+            step("second", () => select(1));
             await wait(1000);
-            seen.status = text("#status");
-            history.back();
-            await wait(500);
-            step("back", () => {});
+            steps.status = text("#status");
+            await travel("back", () => history.back());
 
-            step("third", () => { choose(2); sample(7, 1).click(); });
+            step("third", () => { select(2); sample(7, 1).click(); });
             step("tile", () => move(tiles()[31], [[300, 300], [301, 300]]));
+            step("dragged", () => move(tiles()[31], [[innerWidth - 40, 0], [innerWidth - 2, 0]]));
             step("tileKeys", () => { press(tiles()[31], "ArrowDown");
               press(tiles()[41], "ArrowRight"); press(bars()[0], "Home"); });
             step("sampleKeys", () => press(sample(7, 1), "ArrowLeft"));
-            $(".words a[href*='hold=8:1']").click();
-            await wait(500);
-            step("link", () => {});
-            location.hash = address;
-            await wait(500);
-            step("sent", () => {});
-            return seen;""", 1366, 657))
+            await travel("link", () => $(".words a[href*='pin=8:1']").click());
+            await travel("sent", () => { location.hash = url; });
+            return steps;""", 1366, 657))
 
-    def test_it_shows_what_is_computed_here(self):
-        samples, models = samples_of(self.data), list(map(Copy, self.data["models"].values()))
-        for step, model, image, held, chosen in (
-                ("start", 0, samples[6], {}, None), ("cleared", 0, samples[0] * 0, {}, None),
-                ("pressed", 0, samples[1], {}, 8), ("held", 0, samples[1], {8: 1}, 8),
-                ("typed", 0, samples[1], {2: 0.3}, 8),
-                ("keys", 0, samples[1], {2: 0.3, 4: 0.75}, 8),
-                ("reset", 0, samples[1], {}, 8), ("third", 2, samples[21], {}, None),
-                ("tile", 2, samples[21], {}, 31), ("tileKeys", 2, samples[21], {42: 0}, 42),
-                ("sampleKeys", 2, samples[18], {42: 0}, 42), ("link", 0, samples[1], {8: 1}, 8)):
+    def test_shows_the_same_results_as_pytorch(self):
+        for step, model, image, pins, selected in (
+                ("start", 0, SAMPLES[6], {}, None), ("cleared", 0, SAMPLES[0] * 0, {}, None),
+                ("clicked", 0, SAMPLES[1], {}, 8), ("pinned", 0, SAMPLES[1], {8: 1}, 8),
+                ("typed", 0, SAMPLES[1], {2: 0.3}, 8),
+                ("keys", 0, SAMPLES[1], {2: 0.3, 4: 0.75}, 8),
+                ("releasedAll", 0, SAMPLES[1], {}, 8), ("third", 2, SAMPLES[21], {}, None),
+                ("tile", 2, SAMPLES[21], {}, 31), ("dragged", 2, SAMPLES[21], {31: 1}, 31),
+                ("tileKeys", 2, SAMPLES[21], {31: 1, 42: 0}, 42),
+                ("sampleKeys", 2, SAMPLES[18], {31: 1, 42: 0}, 42),
+                ("link", 0, SAMPLES[1], {8: 1}, 8)):
             with self.subTest(step=step):
-                seen = self.seen[step]
-                hidden, reconstruction, mse = models[model](image, held)
-                shown = hidden.argmax().item() if chosen is None else chosen
-                nodes = [shown] if model == 2 else range(10)
-                labels, values = zip(*seen["bars"])
+                shown = self.steps[step]
+                hidden, reconstruction, mse = MODELS[model](image, pins)
+                row = hidden.argmax().item() if selected is None else selected
+                nodes = [row] if model == 2 else range(10)
+                labels, values = zip(*shown["bars"])
                 self.assertEqual(list(labels), [f"node {node}" for node in nodes])
                 values = [float(value.split(",")[0]) for value in values]
                 np.testing.assert_allclose(values, hidden[list(nodes)], atol=0.006)
-                self.assertEqual(seen["values"], [f"{value:.2f}" for value in values])
-                self.assertEqual(set(seen["chosen"]), {f"node {chosen}"} - {"node None"})
+                self.assertEqual(shown["values"], [f"{value:.2f}" for value in values])
+                self.assertEqual(set(shown["selected"]), {f"node {selected}"} - {"node None"})
                 x = codelet7.normalize(image[None]).flatten()
-                for name, pixels in (("seen", x), ("reconstruction", reconstruction)):
-                    theirs = utils.to_grey(pixels).int().numpy()
-                    self.assertLessEqual(abs(np.array(seen[name]) - theirs).max(), 1)
-                out = (x - 1).clamp(min=0).square().mean().item()
-                for name, number in (("mse", mse), ("out", out), ("missed", mse - out)):
-                    self.assertAlmostEqual(float(seen[name]), number, delta=6e-4)
-                self.assertEqual(seen["on"], f"{(hidden > 0.5).sum()} of {len(hidden)} nodes on")
-                self.assertEqual(seen["held"], f", {len(held)} held" if held else "")
-                for card, one in zip(seen["cards"], models):
-                    hidden, _, mse = one(image)
-                    self.assertAlmostEqual(float(card.split()[0]), mse - out, delta=6e-4)
+                for name, pixels in (("input", x), ("reconstruction", reconstruction)):
+                    expected = utils.to_grey(pixels).int().numpy()
+                    self.assertLessEqual(abs(np.array(shown[name]) - expected).max(), 1)
+                floor = (x - 1).clamp(min=0).square().mean().item()
+                for name, number in (("mse", mse), ("unavoidable", floor), ("excess", mse - floor)):
+                    self.assertAlmostEqual(float(shown[name]), number, delta=6e-4)
+                self.assertEqual(shown["on"], f"{(hidden > 0.5).sum()} of {len(hidden)} nodes on")
+                self.assertEqual(shown["pinned"], f", {len(pins)} pinned" if pins else "")
+                cards = [float(card.split()[0]) for card in shown["cards"]]
+                np.testing.assert_allclose(cards, [copy(image)[2] - floor for copy in MODELS],
+                                           atol=6e-4)
 
-    def test_the_self_check_says_ok_and_nothing_complains(self):
-        self.assertEqual((self.seen["selfcheck"], self.logged), ("ok", []))
+    def test_passes_its_self_check_without_console_messages(self):
+        self.assertEqual((self.steps["selfcheck"], self.logged), ("ok", []))
 
-    def test_a_small_drawing_has_mnists_stroke_too(self):
-        large, small, unfitted = (torch.tensor(self.seen[step]["seen"]).view(28, 28)
-                                  for step in ("drawn", "small", "unfitted"))
+    def test_drawings_of_any_size_get_mnists_size_and_stroke_width(self):
+        large, small, unscaled = (torch.tensor(self.steps[step]["input"]).view(28, 28)
+                                  for step in ("drawn", "small", "unscaled"))
         self.assertLess((large - small).abs().float().mean(), 6)  # of 255
-        for seen in (large, small):
-            self.assertTrue(75 < (seen == 255).sum() < 115)  # an upright 7 of MNIST has about 90
-            self.assertIn(max(place.max() - place.min() for place in seen.nonzero().t()), (18, 19))
-            for place in digits.centre_of_mass(seen.numpy()):
+        for image in (large, small):
+            self.assertTrue(75 < (image == 255).sum() < 115)  # an upright 7 of MNIST has about 90
+            self.assertIn(max(place.max() - place.min() for place in image.nonzero().t()), (18, 19))
+            for place in digits.centre_of_mass(image.numpy()):
                 self.assertAlmostEqual(place, 14.5, delta=0.75)
-        self.assertTrue(unfitted[:10, :10].any() and not unfitted[11:].any())
+        self.assertTrue(unscaled[:10, :10].any() and not unscaled[11:].any())
 
-    def test_pointing_at_a_node_gives_the_reasons(self):
-        seen, encoder = self.seen["pointed"], Copy(self.data["models"]["Blobs"]).encoder
-        self.assertTrue(seen["why-title"].startswith("Node 3: why "))
-        up, down, blank, drive, value = (float(number.replace("−", "-")) for number in
-                                         re.findall(r"[+−]?\d+\.\d+", seen["sum"]))
-        self.assertAlmostEqual(up + down + blank, drive, delta=0.2)
-        theirs = encoder[1][3] + encoder[0][3].sum() * utils.PAPER
-        self.assertAlmostEqual(blank, theirs.item(), delta=0.06)
-        self.assertEqual(f"{value:.2f}", seen["values"][3])
+    def test_pointing_at_a_node_explains_its_activation(self):
+        shown, encoder = self.steps["pointed"], MODELS[0].encoder
+        self.assertTrue(shown["why-title"].startswith("Node 3: why "))
+        red, blue, empty, total, value = (float(number.replace("−", "-")) for number in
+                                          re.findall(r"[+−]?\d+\.\d+", shown["sum"]))
+        self.assertAlmostEqual(red + blue + empty, total, delta=0.2)
+        expected = encoder[1][3] + encoder[0][3].sum() * utils.BACKGROUND
+        self.assertAlmostEqual(empty, expected.item(), delta=0.06)
+        self.assertEqual(f"{value:.2f}", shown["values"][3])
 
-    def test_a_hold_shows_before_and_after_and_changes_the_answers(self):
-        seen, before = self.seen["held"], self.seen["pressed"]
-        self.assertEqual((before["before"], seen["before"]), (None, before["reconstruction"]))
-        change = float(seen["mse"]) - float(before["mse"])
-        self.assertAlmostEqual(float(seen["change"].strip(" ()")), change, delta=0.0011)
-        for step in (seen, before, self.seen["start"]):
-            on = [float(value.split(",")[0]) > 0.5 for _, value in step["bars"]]
-            table = dict(zip(self.data["answers"]["patterns"], self.data["answers"]["counts"]))
-            count = table.get(sum(1 << node for node in range(10) if on[node]), 0)
-            words = "none", "the only one", f"mean of {count:,}"
-            self.assertEqual(step["brief"], f"{words[min(count, 2)]} alike")
+    def test_pinning_shows_before_and_after_and_changes_the_answers(self):
+        after, before = self.steps["pinned"], self.steps["clicked"]
+        self.assertEqual((before["before"], after["before"]), (None, before["reconstruction"]))
+        change = float(after["mse"]) - float(before["mse"])
+        self.assertAlmostEqual(float(after["change"].strip(" ()")), change, delta=0.0011)
+        table = dict(zip(*(COMMITTED["lookup table"][key] for key in ("patterns", "counts"))))
+        for shown in (after, before, self.steps["start"]):
+            count = table[pattern_of(float(value.split(",")[0]) for _, value in shown["bars"])]
+            self.assertEqual(shown["same-answers"],
+                             f"mean of {count:,} images with the same answers")
 
-    def test_undo_back_and_links_lead_to_what_was(self):
-        for step, earlier in (("undone", "cleared"), ("released", "pressed"), ("scrolled", "held"),
-                              ("resetUndone", "keys"), ("back", "strokeOnZero"),
-                              ("sent", "strokeOnZero")):
-            self.assertEqual(self.seen[step], self.seen[earlier], step)
-        self.assertEqual(self.seen["focus"], "resetfalse")  # a disabled button loses the focus
-        self.assertEqual((self.seen["second"]["held"], self.seen["second"]["model"]), ("", 1))
-        for words in ("no longer held", self.seen["second"]["mse"], self.seen["second"]["on"]):
-            self.assertIn(words, self.seen["status"])
+    def test_undo_back_and_links_restore_the_state(self):
+        for step, earlier in (("undone", "cleared"), ("released", "clicked"),
+                              ("scrolled", "pinned"), ("releaseUndone", "keys"),
+                              ("back", "strokeOnZero"), ("sent", "strokeOnZero")):
+            self.assertEqual(self.steps[step], self.steps[earlier], step)
+        self.assertEqual(self.steps["focus"], "releasefalse")  # a disabled button loses the focus
+        second = self.steps["second"]
+        self.assertEqual((second["pinned"], second["model"]), ("", 1))
+        for words in ("released the pinned", second["mse"], second["on"]):
+            self.assertIn(words, self.steps["status"])
 
 
 @unittest.skipUnless(BROWSER, NO_BROWSER)
 class InOtherWindows(unittest.TestCase):
     LAYOUT = """
-        const box = selector => $(selector).getBoundingClientRect();
-        const isWhole = selector =>
-          box(selector).top >= -1 && box(selector).bottom <= innerHeight + 1;
+        const bottom = element => element.getBoundingClientRect().bottom;
         return [0, 1, 2].map(model => {
-          choose(model);
+          select(model);
           scrollTo(0, 0);
-          const seen = {
-            overflow: document.documentElement.scrollWidth - innerWidth, bar: box(".bar").width,
-            fold: Math.max(...["#drawing", "#bars", "#grid", "#reconstruction", "#mse"].map(
-              selector => box(selector).bottom)),
-            isAbove: box("#drawing").top < box("#models").top};
-          $("#drawing").scrollIntoView({block: "center"});
-          seen.together = isWhole("#drawing") && isWhole("#reconstruction");
-          [...bars(), ...tiles()].at(-1).scrollIntoView({block: "nearest"});
-          seen.stays = isWhole("#reconstruction") && isWhole("#mse");
-          const tile = tiles().at(-1);
-          if (tile) move(tile, [[box("#grid").right - 5, 0], [innerWidth - 2, 0]]);
-          return {...seen, dragged: tile && bars()[0].getAttribute("aria-valuetext")};
+          const overflow = document.documentElement.scrollWidth - innerWidth;
+          const fold = Math.max(...$$("#drawing, #bars, #grid, #reconstruction").map(bottom));
+          const stays = [$("#drawing"), [...bars(), ...tiles()].at(-1)].every(element => {
+            element.scrollIntoView({block: "center"});
+            return bottom($("#mse")) > 0 && bottom($("#reconstruction")) <= innerHeight + 1;
+          });
+          return {overflow, bar: $(".bar").offsetWidth, fold, stays};
         });"""
 
-    def test_the_page_fits_every_window(self):
-        windows = {"class": (1366, 657), "desk": (1280, 900), "projector": (1024, 768),
-                   "phone": (390, 844), "small": (320, 640), "side": (844, 390),
-                   "twice": (1366, 657)}
-        twice = 'document.documentElement.style.fontSize = "200%";'
-        results, logged = visit(*((PAGE, twice * (name == "twice") + self.LAYOUT, *size)
-                                  for name, size in windows.items()))
+    def test_each_layout_fits_its_window(self):
+        sizes = [(1366, 657), (1024, 768), (844, 390), (390, 844)]  # four columns to one
+        results, logged = visit(*((PAGE, self.LAYOUT, *size) for size in sizes))
         self.assertEqual(logged, [])
-        for name, measures in zip(windows, results):
-            for model, seen in enumerate(measures):
-                with self.subTest(window=name, model=model):
-                    self.assertLessEqual(seen["overflow"], 0)
-                    self.assertGreater(seen["bar"], 90 if name == "small" else 125)
-                    self.assertTrue(seen["stays"])
-                    if name == "class":
-                        self.assertLessEqual(seen["fold"], 657)
-                    if name in ("phone", "small"):
-                        self.assertTrue(seen["isAbove"])
-                    if name in ("class", "desk", "projector", "side"):
-                        self.assertTrue(seen["together"])
-                    if model == 2:
-                        self.assertEqual(seen["dragged"], "1.00, held")
+        for size, models in zip(sizes, results):
+            for model, shown in enumerate(models):
+                with self.subTest(size=size, model=model):
+                    self.assertLessEqual(shown["overflow"], 0)
+                    self.assertGreater(shown["bar"], 125)
+                    self.assertTrue(shown["stays"])  # the result, in sight of what changes it
+                    self.assertTrue(shown["fold"] <= 657 or size != sizes[0])
 
-    def test_a_damaged_page_says_so(self):
+    def test_only_a_page_that_cannot_work_shows_the_alarm(self):
         data = data_of(PAGE)
-        weights = data["models"]["Strokes"]["encoder"]["weight"]
-        middle = len(weights) // 2
-        damaged = PAGE.replace(weights[middle:middle + 8], weights[middle:middle + 8].swapcase(), 1)
-        self.assertNotEqual(damaged, PAGE)
-        data["models"]["Digits"]["check"]["hidden"] = explorer.base64_of(torch.rand(10, 10), "<f2")
-        tell = """await wait(2000);
-            const {visibility} = getComputedStyle($("#trouble"));
-            return [$("#trouble").offsetHeight > 10 && visibility, text("#trouble")];"""
-        results, _ = visit(*((page, tell, 800, 600) for page in
-                             (damaged, written(data), PAGE[:len(PAGE) // 2])))
-        for seen, words in zip(results, ("damaged", "self-check failed", "cut off")):
-            self.assertEqual(seen[0], "visible", words)
-            self.assertIn(words, seen[1])
+        data["models"]["Digits"]["check"] = data["models"]["Blobs"]["check"]
+        half = PAGE[:len(PAGE) // 2]
+        alarm = """await wait(0);  // the page's own listener for `load` comes after this one
+            return [$("#trouble").offsetHeight, text("#trouble")];"""
+        frame = """const frame = document.createElement("iframe");
+            frame.sandbox = "allow-same-origin SCRIPTS";
+            document.body.append(frame);
+            frame.contentDocument.write(HALF);  // and no end, as if the download had broken off
+            const trouble = frame.contentDocument.getElementById("trouble");
+            const early = trouble.offsetHeight;
+            await wait(10500);
+            return [trouble.offsetHeight, trouble.textContent, early];"""
+        frame = frame.replace("HALF", json.dumps(half).replace("<", "\\u003c"))
+        results, _ = visit(*((page, script, 800, 600) for page, script in (
+            (PAGE, alarm), (PAGE.replace('"std": 0.3081', '"std": 0.3082'), alarm),
+            (written(data), alarm), (half, alarm), (PAGE, frame.replace("SCRIPTS", "")),
+            (PAGE, frame.replace("SCRIPTS", "allow-scripts")))))
+        self.assertEqual([height > 10 for height, *_ in results], [False] + 5 * [True])
+        for result, words in zip(results[1:], ("is damaged", "self-check failed", "cut off",
+                                               "needs JavaScript", "cut off")):
+            self.assertIn(words, result[1])
+        self.assertEqual(results[-1][2], 0)  # hidden while the page is loading
