@@ -1,0 +1,183 @@
+"""writeup/measures.py on cases worked out by hand."""
+
+import math
+import unittest
+
+import torch
+from torch import nn
+
+import utils
+from codelet7 import SparseAutoencoder
+from writeup import measures
+
+ON = torch.tensor([[0, 0], [0, 0], [0, 1], [0, 1], [1, 0], [1, 0], [1, 1], [1, 1]]).bool()
+IMAGES = torch.tensor([[0., 1], [0, 3], [4, 1], [4, 3], [-8, 1], [-8, 3], [-4, 1], [-4, 3]]) / 10
+LABELS = torch.tensor([7, 7, 1, 1, 2, 2, 3, 3])
+
+
+class Answers(unittest.TestCase):
+    def test_entropy_of_known_patterns(self):
+        self.assertAlmostEqual(measures.entropy_bits(ON), 2)
+        self.assertAlmostEqual(measures.entropy_bits(ON[:1].repeat(5, 1)), 0)
+        self.assertAlmostEqual(measures.entropy_bits(ON[[0, 2, 2, 2]]),
+                               2 - 0.75 * math.log2(3))
+        copies = ON[:, :1].repeat(1, 3)  # three nodes that always agree
+        self.assertAlmostEqual(measures.entropy_bits(copies), 1)
+        self.assertAlmostEqual(measures.entropy_bound_bits(copies), 3)
+
+    def test_sparsity_of_known_activations(self):
+        hidden = torch.tensor([[0.95, 0.2, 0.0], [0.6, 0.55, 0.0], [0.1, 0.4, 0.0], [0, 0, 0]])
+        row = measures.describe_activations(hidden)
+        for key, expected in {"mean": 2.8 / 12, "l0": 3 / 4, "none": 2 / 4, "alone": 1 / 4,
+                              "never-on": 1, "on-share": 3 / 12, "saturated": 7 / 12,
+                              "weak": 0.3 / 2.8}.items():
+            self.assertAlmostEqual(row[key], expected, places=5, msg=key)
+
+    def test_lookup_table_of_eight_images(self):
+        reconstruction, digits = measures.look_up(ON, IMAGES, LABELS, ON[[0, 2, 4, 6]], shrink=0)
+        expected = torch.tensor([[0, 2], [4, 2], [-8, 2], [-4, 2]]) / 10
+        torch.testing.assert_close(reconstruction, expected)
+        self.assertEqual(digits.tolist(), [7, 1, 2, 3])
+
+    def test_lookup_table_is_shrunk_and_within_the_range_of_tanh(self):
+        images = IMAGES + torch.tensor([2.0, 0])  # mean (1.8, 0.2)
+        reconstruction, _ = measures.look_up(ON, images, LABELS, ON[[0, 4]], shrink=2)
+        torch.testing.assert_close(reconstruction, torch.tensor([[1, 0.2], [1, 0.2]]))
+        reconstruction, _ = measures.look_up(ON, IMAGES, LABELS, ON[[4]], shrink=2)
+        torch.testing.assert_close(reconstruction, torch.tensor([[-0.5, 0.2]]))
+
+    def test_tree_of_eight_images(self):
+        tree = measures.grow_tree(ON, IMAGES, LABELS, 2)
+        self.assertEqual((tree["asks"], tree["count"]), (0, 8))  # it splits 0.2 from -0.6
+        torch.testing.assert_close(tree["no"]["mean"], torch.tensor([0.2, 0.2]))
+        torch.testing.assert_close(tree["yes"]["mean"], torch.tensor([-0.6, 0.2]))
+        self.assertEqual((tree["no"]["asks"], tree["yes"]["asks"]), (1, 1))  # 0 would split nothing
+        leaf = tree["yes"]["no"]
+        self.assertEqual((leaf["count"], leaf["digits"].argmax().item()), (2, 2))
+        self.assertNotIn("asks", leaf)
+
+    def test_shift_changes_of_a_node_that_sees_one_pixel(self):
+        images = torch.zeros(3, 1, 28, 28)
+        images[0, 0, 5, 5] = 1  # seen, and lost in each direction
+        images[1, 0, 6, 5] = 1  # seen after a shift up only
+        images[2, 0, 5, 4] = 1  # seen after a shift to the right only
+
+        def encode(images):
+            return torch.stack([images[:, 0, 5, 5], torch.zeros(len(images))], 1)
+
+        row = measures.shift_changes(encode, images)
+        self.assertAlmostEqual(row["answers"], 6 / (4 * 3 * 2))
+        self.assertAlmostEqual(row["images"], 6 / (4 * 3))
+
+    def test_expected_penalty_of_batches_of_two(self):
+        penalty = {0: 8.0, 0.5: 4.0, 1: 16.0}
+        expected, empty = measures.expected_penalty(penalty.get, 0.25, 2)
+        self.assertAlmostEqual(empty, 9 / 16 * 8)
+        self.assertAlmostEqual(expected, 9 / 16 * 8 + 6 / 16 * 4 + 1 / 16 * 16)
+
+
+class Subspaces(unittest.TestCase):
+    def setUp(self):
+        self.generator = torch.Generator().manual_seed(0)
+        self.hidden = torch.rand(200, 6, generator=self.generator)
+
+    def test_permuted_and_negated_nodes_match(self):
+        signs = torch.tensor([1, -1, 1, -1, -1, 1])
+        other = self.hidden[:, [3, 0, 5, 1, 2, 4]] * signs * 7 + 2
+        self.assertAlmostEqual(measures.node_match(self.hidden, other), 1)
+        self.assertLess(measures.node_match(self.hidden, self.hidden.flip(0)), 0.3)
+
+    def test_matching_is_the_best_in_total(self):
+        a = torch.eye(4)[:, :2]
+        b = a @ torch.tensor([[0.9, 0.8], [0.8, 0.1]])  # the best pair would leave a bad one
+        score = measures.correlation(a, b).abs()
+        best = max(score[0, 0] + score[1, 1], score[0, 1] + score[1, 0]).item() / 2
+        self.assertAlmostEqual(measures.node_match(a, b), best)
+
+    def test_cosines_of_known_subspaces(self):
+        axes = torch.eye(4)
+        tilted = torch.stack([axes[0], (axes[1] + axes[2]) / 2], 1) * 3
+        torch.testing.assert_close(measures.cosines(axes[:, :2], tilted).float(),
+                                   torch.tensor([1, math.sqrt(0.5)]))
+
+    def test_rotation_changes_nodes_but_no_subspace(self):
+        turn = measures.random_rotation(6, self.generator)
+        torch.testing.assert_close(turn @ turn.t(), torch.eye(6, dtype=torch.float64))
+        turned = self.hidden.double() @ turn
+        self.assertAlmostEqual(measures.subspace_overlap(self.hidden, turned + 1), 1)
+        self.assertLess(measures.node_match(self.hidden, turned), 0.9)
+
+
+class Painting(unittest.TestCase):
+    def setUp(self):
+        torch.manual_seed(0)
+        self.model = SparseAutoencoder(784, 3).requires_grad_(False)
+        self.images = torch.rand(300, 1, 28, 28) * 3 - 0.4
+
+    def paint(self, place, size, colour):
+        images = self.images.clone()
+        images[:, :, place[0]:place[0] + size[0], place[1]:place[1] + size[1]] = colour
+        return (self.model.encode(images)[:, 2] > utils.ON).double().mean().item()
+
+    def test_closed_form_equals_painting(self):
+        size = (4, 9)
+        for colour in (utils.INK, utils.BACKGROUND):
+            shares = measures.firing_if_painted(self.model.encoder, 2, self.images, colour, size)
+            self.assertEqual(shares.shape, (25, 20))
+            for place in ((0, 0), (24, 19), (13, 7)):
+                self.assertAlmostEqual(shares[place].item(), self.paint(place, size, colour))
+
+    def test_controls_do_not_touch_the_place(self):
+        encoder = nn.Linear(784, 1).requires_grad_(False)
+        encoder.weight.zero_()
+        encoder.weight.view(28, 28)[10, 10] = 1
+        encoder.bias.fill_(-1)
+        row = measures.intervention(encoder, torch.zeros(5, 1, 28, 28), 0, 2.0, (8, 8), (5, 5))
+        self.assertEqual(row, {"before": 0, "after": 1, "points": 100, "median": 0, "extreme": 0})
+        encoder.weight.view(28, 28)[10, 20] = 1  # in the same rows
+        row = measures.intervention(encoder, torch.zeros(5, 1, 28, 28), 0, 2.0, (8, 8), (5, 5))
+        self.assertEqual(row["extreme"], 1)
+
+    def test_spots_of_a_decoder_like_its_encoder(self):
+        weights = torch.zeros(2, 28, 28)
+        weights[0, 3:8, 3:8], weights[0, 20:25, 3:8] = 1, -1
+        weights[1, 3:8, 20:25], weights[1, 20:25, 20:25] = 1, -1
+        encoder = nn.Linear(784, 2).requires_grad_(False)
+        encoder.weight.copy_(weights.flatten(1))
+        encoder.bias.zero_()
+        images = torch.randn(400, 1, 28, 28)
+        effects = measures.spot_effects(encoder, encoder.weight, images)
+        row = measures.summarize_spots(effects)
+        self.assertEqual((row["held"], row["others-held"]), (8, 0))
+        for kind, sign in (("ink-highest", 1), ("erased-highest", -1), ("ink-lowest", -1),
+                           ("erased-lowest", 1)):
+            self.assertEqual(row[kind]["held"], 2)
+            self.assertGreater(sign * row[kind]["points"], 10)
+            self.assertGreater(row[kind]["least"], 10)
+
+
+class Features(unittest.TestCase):
+    def test_likeness_and_size(self):
+        images = torch.rand(10, 784, generator=torch.Generator().manual_seed(0))
+        features = torch.stack([2 * (images[4] - images.mean(0)), -images[:9].mean(0)])
+        likeness = measures.digit_likeness(features, images, torch.arange(10))
+        self.assertAlmostEqual(likeness[0].item(), 1, places=5)
+        features = torch.tensor([[4.0, -3, 2, 0], [-1, 0, 0, 0.4]])
+        self.assertEqual(measures.feature_sizes(features).tolist(), [2, 1])
+
+    def test_networks_learn_what_a_code_carries(self):
+        code = torch.rand(4000, 2, generator=torch.Generator().manual_seed(0)).double()
+        labels = (code[:, 0] > code[:, 1]).long()
+        classifier = measures.fit_classifier(code[:3000], labels[:3000])
+        right = (classifier(code[3000:]).argmax(1) == labels[3000:]).double().mean().item()
+        self.assertGreater(right, 0.97)
+
+
+class Numbers(unittest.TestCase):
+    def test_median_of_an_even_number(self):
+        self.assertEqual(measures.median(torch.tensor([[10.0, 1], [3, 2]])), 2.5)
+
+    def test_over_seeds(self):
+        rows = [{"a": 2, "b": {"c": 5.0}}, {"a": 1, "b": {"c": 7.0}}, {"a": 3, "b": {"c": 4.0}}]
+        self.assertEqual(measures.over_seeds(rows), {
+            "mine": rows[0], "min": {"a": 1, "b": {"c": 4.0}}, "max": {"a": 3, "b": {"c": 7.0}}})

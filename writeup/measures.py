@@ -1,0 +1,357 @@
+"""Measurements: tensors in, numbers out. Nothing here trains an autoencoder or reads a file, and no
+tensor or layer that comes in may require a gradient.
+
+A node fires for an image (it is on) if its activation is above utils.ON; its "answer" is then yes.
+Answers are bool tensors `on` (n, nodes). Images are normalized, (n, 1, 28, 28) or (n, 784). What is
+fitted is fitted on the training images given first and evaluated on the test images.
+"""
+
+import functools
+import math
+import statistics
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from codelet7 import variance_explained
+from utils import BACKGROUND, INK, ON
+
+SIDE = 28      # pixels
+SPOT = (5, 5)  # pixels, rows and columns: the size of a pen stroke with its soft edges
+
+
+class Normalized(NamedTuple):
+    """MNIST as codelet7 trains on it: images are float32 (n, 1, 28, 28), labels 0..9."""
+    images: torch.Tensor
+    labels: torch.Tensor
+    test_images: torch.Tensor
+    test_labels: torch.Tensor
+
+
+def nats_to_bits(entropy):
+    return entropy.sum().item() / math.log(2)
+
+
+def median(values):
+    """The median of a tensor. (torch.median returns the lower of two middle values.)"""
+    return statistics.median(values.flatten().tolist())
+
+
+def over_seeds(rows):
+    """Numbers, or dicts of them (nested), one per seed, mine first -> {"mine": ..., "min": ...,
+    "max": ...}."""
+    def pick(choose, values):
+        if isinstance(values[0], dict):
+            return {key: pick(choose, [value[key] for value in values]) for key in values[0]}
+        return choose(values)
+    return {"mine": rows[0], "min": pick(min, rows), "max": pick(max, rows)}
+
+
+# --- Activations and answers ---
+
+def entropy_bits(on):
+    """The entropy of the answer patterns that occur, in bits. It is too low if there are not many
+    more images than patterns."""
+    counts = torch.unique(on, dim=0, return_counts=True)[1].double()
+    return nats_to_bits(torch.special.entr(counts / counts.sum()))
+
+
+def entropy_bound_bits(on):
+    """The sum of the entropies of the single nodes' answers, in bits: an upper bound."""
+    share = on.double().mean(0)
+    return nats_to_bits(torch.special.entr(share) + torch.special.entr(1 - share))
+
+
+def describe_activations(hidden):
+    """How sparse and how binary activations (n, nodes) are.
+
+    l0: nodes on per image; none: share of images with no node on; alone: share with a single node
+    on; never-on: nodes; saturated: share of activations within 0.1 of 0 or 1; weak: share of the
+    total activation that comes from activations below 0.25.
+    """
+    on = hidden > ON
+    count = on.sum(1)
+    return {"mean": hidden.mean().item(), "l0": count.double().mean().item(),
+            "none": (count == 0).double().mean().item(),
+            "alone": (count == 1).double().mean().item(),
+            "never-on": int((~on).all(0).sum()), "on-share": on.double().mean().item(),
+            "saturated": ((hidden - 0.5).abs() > 0.4).double().mean().item(),
+            "weak": (hidden[hidden < 0.25].double().sum() / hidden.double().sum()).item(),
+            "bits": entropy_bits(on)}
+
+
+def pattern_numbers(on):
+    """Answers (n, nodes) -> each image's pattern as one number, 0..2^nodes - 1: (n,)."""
+    return (on.long() << torch.arange(on.shape[1])).sum(1)
+
+
+def look_up(on, images, labels, test_on, shrink=5):
+    """Decode and classify test images from their answers alone.
+
+    The table holds for each pattern the mean of the training images with that pattern and `shrink`
+    copies of the mean image, within tanh's range, and their most common digit.
+    Returns the test images' entries: reconstructions (n, 784) and digits (n,).
+    """
+    pixels, pattern, size = images.flatten(1), pattern_numbers(on), 2 ** on.shape[1]
+    sums = torch.zeros(size, pixels.shape[1]).index_add_(0, pattern, pixels)
+    counts = pattern.bincount(minlength=size).unsqueeze(1)
+    table = ((sums + shrink * pixels.mean(0)) / (counts + shrink)).clamp(-1, 1)
+    votes = (pattern * 10 + labels).bincount(minlength=size * 10).view(size, 10)
+    asked = pattern_numbers(test_on)
+    return table[asked], votes.argmax(1)[asked]
+
+
+def test_mse(reconstruction, data):
+    return F.mse_loss(reconstruction, data.test_images.flatten(1)).item()
+
+
+def test_accuracy(digits, data):
+    return (digits == data.test_labels).double().mean().item()
+
+
+def table_row(on, test_on, data):
+    """What answers carry: their entropy, and the lookup table's test MSE and accuracy."""
+    reconstruction, digits = look_up(on, data.images, data.labels, test_on)
+    return {"bits": entropy_bits(on), "table": test_mse(reconstruction, data),
+            "majority": test_accuracy(digits, data)}
+
+
+def grow_tree(on, images, labels, depth):
+    """A tree of questions about images (n, ...) with answers `on` (n, nodes).
+
+    Returns {"mean": image, "count": n, "digits": label counts} and, above depth 0, "asks", the node
+    whose answer reduces the squared error most (each answer's images against their mean), with the
+    trees of the images that answer "no" and "yes".
+    """
+    pixels, count = images.flatten(1), len(images)
+    tree = {"mean": pixels.mean(0), "count": count, "digits": labels.bincount(minlength=10)}
+    if depth:
+        yes, total, sums = on.sum(0), pixels.sum(0), on.to(pixels.dtype).t() @ pixels
+        gain = sums.square().sum(1) / yes + (total - sums).square().sum(1) / (count - yes)
+        gain[(yes == 0) | (yes == count)] = -math.inf  # every image gives the same answer
+        tree["asks"] = node = gain.argmax().item()
+        for answer, inside in (("no", ~on[:, node]), ("yes", on[:, node])):
+            tree[answer] = grow_tree(on[inside], images[inside], labels[inside], depth - 1)
+    return tree
+
+
+def shift_changes(encode, images):
+    """What a shift by one pixel (up, down, left, right) does to the answers encode(images) > ON:
+    the share of answers that change, and the share of images with at least one that does, averaged
+    over the directions."""
+    on, answers, shifted = encode(images) > ON, [], []
+    for step, axis in ((-1, 2), (1, 2), (-1, 3), (1, 3)):
+        changed = (encode(images.roll(step, axis)) > ON) != on
+        answers.append(changed.double().mean())
+        shifted.append(changed.any(1).double().mean())
+    return {"answers": torch.stack(answers).mean().item(),
+            "images": torch.stack(shifted).mean().item()}
+
+
+def expected_penalty(penalty, share, batch_size):
+    """The expected penalty(mean activation) of a node that is 1 for a random share of all images
+    and 0 otherwise, over random batches; and that part of it which comes from batches in which it
+    is 0 for every image."""
+    chances = [math.comb(batch_size, count) * share ** count * (1 - share) ** (batch_size - count)
+               for count in range(batch_size + 1)]
+    terms = [chance * penalty(count / batch_size) for count, chance in enumerate(chances)]
+    return sum(terms), terms[0]
+
+
+# --- Subspaces and matches ---
+
+def correlation(a, b):
+    """Pearson correlations of the columns of a (n, k) with those of b (n, l): (k, l)."""
+    a, b = (v.double() - v.double().mean(0) for v in (a, b))
+    return (a / a.norm(dim=0)).t() @ (b / b.norm(dim=0))
+
+
+def orthonormal(vectors):
+    """An orthonormal basis of the span of the columns."""
+    return torch.linalg.qr(vectors.double())[0]
+
+
+def cosines(a, b):
+    """The cosines of the principal angles between the spans of the columns (Bjorck and Golub 1973).
+    Of centred activations they are the canonical correlations."""
+    return torch.linalg.svdvals(orthonormal(a).t() @ orthonormal(b)).clamp(max=1)
+
+
+def subspace_overlap(a, b):
+    """The mean squared canonical correlation of two sets of activations (n, k): 1 for the same
+    subspace, 0 for uncorrelated ones."""
+    return cosines(a - a.mean(0), b - b.mean(0)).square().mean().item()
+
+
+def node_match(a, b):
+    """The mean |correlation| of two sets of activations (n, k) under the best one-to-one matching.
+
+    Signs are ignored because the decoder has none either: sigmoid(-z) = 1 - sigmoid(z), and its
+    bias absorbs the 1.
+    """
+    score = correlation(a, b).abs().tolist()
+
+    @functools.cache
+    def best_total(free):
+        """The best total for matching the last len(free) rows to the columns in `free`."""
+        return max((score[-len(free)][column] + best_total(free - {column}) for column in free),
+                   default=0.0)
+
+    return best_total(frozenset(range(len(score)))) / len(score)
+
+
+def random_rotation(count, generator):
+    """A random orthogonal matrix (count, count): Q of a Gaussian matrix."""
+    return orthonormal(torch.randn(count, count, generator=generator, dtype=torch.float64))
+
+
+def principal_components(images, count):
+    """The mean (784,) and the first principal components (784, count) of images, in double
+    precision."""
+    pixels = images.flatten(1)
+    mean = pixels.mean(0)
+    covariance = (pixels - mean).t().double() @ (pixels - mean).double() / len(pixels)
+    return mean.double(), torch.linalg.eigh(covariance)[1][:, -count:].flip(1)
+
+
+# --- Features ---
+
+def digit_likeness(features, images, labels):
+    """Each feature's (nodes, 784) correlation with the most similar of the ten mean digits, taken
+    relative to the mean image: (nodes,)."""
+    pixels = images.flatten(1)
+    means = torch.stack([pixels[labels == digit].mean(0) for digit in range(10)])
+    return correlation(features.t(), (means - pixels.mean(0)).t()).amax(1)
+
+
+def feature_sizes(features):
+    """The number of pixels above half of a feature's largest absolute weight: (nodes,)."""
+    return (features.abs() > features.abs().amax(1, keepdim=True) / 2).sum(1).double()
+
+
+def count_top_digits(encoder, images, labels):
+    """Label counts among each node's top 100 images: (nodes, 10)."""
+    top = encoder(images.flatten(1)).topk(100, dim=0).indices
+    return torch.stack([labels[node].bincount(minlength=10) for node in top.t()])
+
+
+# --- Painting and erasing ---
+
+def firing_if_painted(encoder, node, images, colour, size):
+    """The share of images (n, 1, 28, 28) for which the node fires if a rectangle of `size` (rows,
+    columns) is painted in `colour`, for each position of its upper left corner: (places down,
+    places across). The pre-activation is linear: it changes by weights . (colour - pixels)."""
+    weights = encoder.weight[node].view(1, 1, SIDE, SIDE)
+    before = encoder(images.flatten(1))[:, node].view(-1, 1, 1)
+    change = F.avg_pool2d((colour - images) * weights, size, stride=1).squeeze(1)
+    return (before + math.prod(size) * change > 0).double().mean(0)  # sigmoid(0) = ON
+
+
+def intervention(encoder, images, node, colour, place, size):
+    """The share of images for which the node fires: unchanged ("before"), with the rectangle
+    painted ("after"), and, as a control, painted where it does not overlap that place: the median
+    and the most extreme position, in the direction of the effect."""
+    shares = firing_if_painted(encoder, node, images, colour, size)
+    before = (encoder(images.flatten(1))[:, node] > 0).double().mean().item()
+    after = shares[place].item()
+    down, across = torch.meshgrid(*map(torch.arange, shares.shape), indexing="ij")
+    apart = shares[((down - place[0]).abs() >= size[0]) | ((across - place[1]).abs() >= size[1])]
+    extreme = apart.max() if after > before else apart.min()
+    return {"before": before, "after": after, "points": 100 * (after - before),
+            "median": median(apart), "extreme": extreme.item()}
+
+
+def spot_effects(encoder, features, images):
+    """Test whether the decoder predicts what the encoder responds to.
+
+    features (nodes, 784) are the decoder's weights. On a node's spot, the place where they are
+    highest on average, or lowest, ink or background is painted. Returns the change of the share of
+    images for which a node fires: (nodes, spots of node, 4), for ink and background at the highest
+    and ink and background at the lowest spot. The prediction is more, fewer, fewer, more.
+    """
+    means = F.avg_pool2d(features.view(-1, 1, SIDE, SIDE), SPOT, stride=1).flatten(1)
+    high, low = means.argmax(1), means.argmin(1)
+    effects = []
+    for node in range(len(features)):
+        before = (encoder(images.flatten(1))[:, node] > 0).double().mean()
+        ink, erased = (firing_if_painted(encoder, node, images, colour, SPOT).flatten() - before
+                       for colour in (INK, BACKGROUND))
+        effects.append(torch.stack([ink[high], erased[high], ink[low], erased[low]], 1))
+    return torch.stack(effects)
+
+
+def summarize_spots(effects):
+    """How many of the predictions of spot_effects() hold on a node's own spots, and on average on
+    another node's; for each kind of prediction, the mean effect, in points, of both."""
+    nodes, signs = len(effects), torch.tensor([1.0, -1.0, -1.0, 1.0])
+    own, others = torch.eye(nodes).bool(), ~torch.eye(nodes).bool()
+    held = (effects * signs > 0).double()
+    row = {"held": int(held[own].sum()), "others-held": held[others].sum().item() / (nodes - 1)}
+    for index, kind in enumerate(("ink-highest", "erased-highest", "ink-lowest", "erased-lowest")):
+        points = 100 * effects[..., index]
+        row[kind] = {"held": int(held[own][:, index].sum()), "points": points[own].mean().item(),
+                     "least": (points[own] * signs[index]).min().item(),
+                     "others-points": points[others].mean().item()}
+    return row
+
+
+# --- What can be decoded from a code ---
+
+def fit_network(code, targets, loss, outputs, epochs=10):
+    """Train a network with two hidden layers on a code (n, k), with Adam and a decaying learning
+    rate. outputs() makes its last layers, from 128 values on. Returns a function of codes."""
+    mean, deviation = code.mean(0), code.std(0).clamp(min=0.1)  # a pixel may be constant
+
+    def standardize(other):
+        return ((other - mean) / deviation).float()
+
+    inputs = standardize(code)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(code.shape[1], 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(),
+                          *outputs())
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3, fused=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(inputs)).split(256):
+            optimizer.zero_grad()
+            loss(model(inputs[batch]), targets[batch]).backward()
+            optimizer.step()
+        schedule.step()
+    return lambda other: model(standardize(other)).detach()
+
+
+def fit_classifier(code, labels):
+    return fit_network(code, labels, F.cross_entropy, lambda: [nn.Linear(128, 10)])
+
+
+def classify(classifier, images, data):
+    """A classifier's accuracy on test images or their reconstructions, and how often it confuses
+    some digits."""
+    digits = classifier(images.flatten(1)).argmax(1)
+    return {"accuracy": test_accuracy(digits, data)} | {
+        f"{a}-as-{b}": (digits[data.test_labels == a] == b).double().mean().item()
+        for a, b in ((4, 9), (7, 9), (5, 3))}
+
+
+def network_row(code, test_code, data):
+    """What a network with two hidden layers makes of real values (n, k): the MSE of reconstructed
+    test images, and the accuracy on their digits."""
+    decoder = fit_network(code, data.images.flatten(1), F.mse_loss,
+                          lambda: [nn.Linear(128, SIDE * SIDE), nn.Tanh()])
+    digits = fit_classifier(code, data.labels)(test_code).argmax(1)
+    return {"mse": test_mse(decoder(test_code), data), "accuracy": test_accuracy(digits, data)}
+
+
+def reference_numbers(components, test_scores, data):
+    """The test MSE of other reconstructions: the best within tanh's range, the mean image, and
+    principal components; the variance that the first of them explains."""
+    mean, axes = components
+    pixels, test = data.images.flatten(1), data.test_images.flatten(1)
+    linear = (mean + test_scores @ axes.t()).float()
+    return {"tanh": test_mse(test.clamp(-1, 1), data),
+            "tanh-explained": variance_explained(test, test.clamp(-1, 1)),
+            "bright-pixels": (pixels > 1).double().mean().item(),
+            "mean-image": test_mse(mean.float().clamp(-1, 1).expand_as(test), data),
+            "pca": test_mse(linear.clamp(-1, 1), data), "pca-unclamped": test_mse(linear, data)}

@@ -1,0 +1,181 @@
+"""The PDF's figures, drawn at the size at which they are printed (the text is 6.9 inches wide).
+
+Places and sizes are in pixels, 200 to the inch, from a figure's upper left corner.
+"""
+
+import itertools
+
+from matplotlib.figure import Figure
+from torchvision.utils import make_grid
+
+import utils
+from utils import BLUE, DPI, GREY, ORANGE, to_grey
+
+WIDE = 1380
+SIDE = 28  # pixels of an image
+
+
+def new_figure(width, height):
+    return Figure(figsize=(width / DPI, height / DPI))
+
+
+def axes_at(figure, left, top, width, height):
+    whole_width, whole_height = figure.get_size_inches() * DPI
+    return figure.add_axes([left / whole_width, 1 - (top + height) / whole_height,
+                            width / whole_width, height / whole_height])
+
+
+def write_at(figure, left, top, text, **style):
+    width, height = figure.get_size_inches() * DPI
+    figure.text(left / width, 1 - top / height, text, **{"va": "top", "fontsize": 7.5} | style)
+
+
+def draw_image(figure, left, top, image, size):
+    """Draw a normalized image, or a grid of them, `size` pixels wide, in utils' grey scale."""
+    pixels = to_grey(image)
+    pixels = pixels.view(SIDE, SIDE) if pixels.numel() == SIDE * SIDE else pixels[0]
+    axes = axes_at(figure, left, top, size, size * pixels.shape[0] / pixels.shape[1])
+    axes.imshow(pixels, cmap="gray", vmin=0, vmax=255)
+    axes.axis("off")
+
+
+def draw_weights(figure, left, top, weights, size):
+    """Draw 784 numbers on a colour scale of their own."""
+    weights = weights.detach()
+    utils.draw_weights(axes_at(figure, left, top, size, size), weights, weights.abs().max())
+
+
+@utils.styled
+def plot_node(weights, covariance, examples, path, heads):
+    """Save a node's strip: its decoder weights and pixel covariance, (784,) each, and eight images
+    (8, 1, 28, 28) from its whole range; with a head over each, or without."""
+    top = 32 if heads else 0
+    figure = new_figure(484, top + 118)
+    draw_weights(figure, 0, top, weights, 116)
+    draw_weights(figure, 122, top, covariance, 116)
+    grid = make_grid(examples, 4, padding=1, pad_value=utils.WHITE)[:, 1:-1, 1:-1]
+    draw_image(figure, 250, top, grid, 232)
+    for middle, head in ((58, "decoder"), (180, "covariance"), (366, "least to most active")):
+        write_at(figure, middle, 4, head if heads else "", ha="center")
+    utils.save(figure, path)
+
+
+@utils.styled
+def plot_tree(tree, covariance, path):
+    """Save a tree of measures.grow_tree(): the mean image and the number of the images at each
+    place, and the covariance (nodes, 784) of the node asked next; at the leaves the most common
+    digit and its share."""
+    sizes, tops, height, icon = [104, 104, 100, 92, 80], [2, 190, 378, 562, 742], 872, 58
+    figure = new_figure(WIDE, height)
+    lines = axes_at(figure, 0, 0, WIDE, height)
+    lines.set(xlim=(0, WIDE), ylim=(height, 0))
+    lines.axis("off")
+
+    def draw(tree, level, index):
+        slot, size, top = WIDE / 2 ** level, sizes[level], tops[level]
+        middle, below = (index + 0.5) * slot, top + size + 6
+        draw_image(figure, middle - size / 2, top, tree["mean"], size)
+        if "asks" not in tree:
+            digit = tree["digits"].argmax().item()
+            share = tree["digits"][digit].item() / tree["count"]
+            write_at(figure, middle, below - 2, f"{tree['count']:,}\n{share:.0%} {digit}s",
+                     ha="center", fontsize=7)
+            return
+        draw_weights(figure, middle - icon / 2, below, covariance[tree["asks"]], icon)
+        where = (middle, below + icon + 2) if level == 3 else (middle + icon / 2 + 5, below - 2)
+        style = {"ha": "center", "fontsize": 6.5} if level == 3 else {"fontweight": "bold"}
+        write_at(figure, *where, f"node {tree['asks']}?", **{"fontsize": 8} | style)
+        for answer, side, colour in (("no", -1, BLUE), ("yes", 1, ORANGE)):
+            bend, end, across = middle + side * (icon / 2 + 3), middle + side * slot / 4, below + 30
+            lines.plot([bend, end, end], [across, across, tops[level + 1] - 3], color=colour,
+                       linewidth=1.4)
+            count = f"\n{tree[answer]['count']:,}" if level < 3 else ""
+            write_at(figure, end + side * 6, across + 3, answer + count, color=colour,
+                     linespacing=1, ha="right" if side < 0 else "left")
+            draw(tree[answer], level + 1, 2 * index + (side > 0))
+
+    draw(tree, 0, 0)
+    write_at(figure, WIDE / 2 + 60, 4, f"mean of {tree['count']:,}\ntraining images")
+    utils.save(figure, path)
+
+
+@utils.styled
+def plot_curve(curve, end, path):
+    """Save the test MSE of model and lookup table by epoch, and below it the share of saturated
+    activations. curve: {"mine", "min", "max"}, each {epoch: {"mse", "table", "saturated"}} from
+    epoch 0, the untrained model, on; the band from min to max is drawn pale. end: the default run's
+    last epoch."""
+    figure = new_figure(WIDE, 424)
+    upper, lower = axes_at(figure, 140, 10, 1210, 220), axes_at(figure, 140, 256, 1210, 84)
+    epochs = [int(epoch) for epoch in curve["mine"]]
+
+    def values(which, key):
+        return [row[key] for row in curve[which].values()]
+
+    for axes, key, colour, line in ((upper, "mse", ORANGE, "-"), (upper, "table", BLUE, "--"),
+                                    (lower, "saturated", GREY, "-")):
+        axes.plot(epochs, values("mine", key), line, color=colour, linewidth=1.6)
+        axes.fill_between(epochs, values("min", key), values("max", key), color=colour, alpha=0.3,
+                          linewidth=0)
+        axes.set_xlim(0, max(epochs))
+    crossing = next(epoch for epoch, model, table in zip(
+        epochs, values("mine", "mse"), values("mine", "table")) if model < table)
+    for epoch, text in ((end, f"my run ends\n(epoch {end})"),
+                        (crossing, "from here on, the model\nbeats the table")):
+        for axes in (upper, lower):
+            axes.axvline(epoch, color=GREY, linewidth=0.8, linestyle=":")
+        upper.text(epoch + 0.8, 0.655, text, color=GREY, va="top")
+    upper.set(ylim=(0.475, 0.66), ylabel="test MSE", yticks=[0.5, 0.55, 0.6, 0.65],
+              xticklabels=[])
+    upper.text(10.6, 0.58, "model", color=ORANGE, fontsize=9)
+    upper.text(23, 0.498, "lookup table from ten yes/no answers", color=BLUE, fontsize=9, va="top")
+    lower.set(ylim=(0, 1), yticks=[0, 0.5, 1], yticklabels=["0%", "50%", "100%"], xlabel="epoch",
+              ylabel="saturated")
+    utils.save(figure, path)
+
+
+@utils.styled
+def plot_kinds(models, heads, image, path):
+    """Save the decoder weights of four models with ten nodes, to the left, and of one with a
+    hundred, each node on its own scale; below each, the activations for one image and its
+    reconstruction. models and heads: five each."""
+    figure = new_figure(WIDE, 690)
+    places = [(0, 0), (470, 0), (0, 352), (470, 352), (940, 0)]
+    for model, head, (left, top) in zip(models, heads, places):
+        hidden, reconstruction = model(image)
+        count = hidden.shape[1]
+        across, pitch = (5, 88) if count == 10 else (10, 44)
+        write_at(figure, left, top + 2, head, fontsize=8, fontweight="bold")
+        for node, weights in enumerate(model.decoder.weight.t()):
+            down, right = divmod(node, across)
+            draw_weights(figure, left + right * pitch, top + 34 + down * pitch, weights, pitch - 3)
+        below = top + 34 + count // across * pitch + 12
+        draw_image(figure, left, below, image, 84)
+        draw_image(figure, left + 326, below, reconstruction, 84)
+        code = axes_at(figure, left + 116, below + 2, 184, 80)
+        code.bar(range(count), hidden[0], width=0.8, color=ORANGE)
+        code.set(ylim=(0, 1), xlim=(-0.7, count - 0.3), yticks=[0, 1], xticks=[])
+        code.tick_params(length=2, pad=1, labelsize=7)
+        for middle, text in ((42, "image"), (208, f"{count} activations"), (368, "reconstruction")):
+            write_at(figure, left + middle, below + 87, text, ha="center", fontsize=7)
+    utils.save(figure, path)
+
+
+@utils.styled
+def plot_shares(shares, path):
+    """Save the share of each digit's images for which each node fires, (nodes, 10), as a heat
+    map."""
+    figure = new_figure(620, 520)
+    axes = axes_at(figure, 90, 62, 526, 452)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for node, digit in itertools.product(range(len(shares)), range(10)):
+        share = shares[node, digit].item()
+        axes.text(digit, node, f"{100 * share:.0f}", ha="center", va="center", fontsize=7,
+                  color="white" if share > 0.55 else "black")
+    axes.set(xticks=range(10), yticks=range(len(shares)),
+             xticklabels=[f"{digit}s" for digit in range(10)],
+             yticklabels=[f"node {node}" for node in range(len(shares))])
+    axes.tick_params(length=0, labeltop=True, labelbottom=False, labelsize=7.5, pad=2)
+    axes.spines[:].set_visible(False)
+    write_at(figure, 353, 4, "% of each digit's images for which the node fires", ha="center")
+    utils.save(figure, path)
