@@ -3,8 +3,8 @@
     python codelet7.py          trains for 20 epochs, prints the losses, saves figures and model
 
 The loss falls from about 0.80 in the first epoch to about 0.53 in the last (instructor: 0.8029 and
-0.5329). The class comes first, as in the assignment; run(), near the end, is the main program. Five
-choices are not the obvious ones:
+0.5329). The class comes first, as in the assignment; together with train() it is the whole method.
+run(), near the end, is the main program. Five choices are less obvious:
 
 - MNIST is normalized once and kept as one tensor, instead of image by image in every epoch.
 - Each batch is indexed from that tensor in one operation; fetching and stacking 64 single images is
@@ -45,7 +45,7 @@ INSTRUCTOR_LOSSES = {1: 0.8029, 20: 0.5329}  # by epoch, from the assignment
 
 
 class SparseAutoencoder(nn.Module):
-    """A sigmoid encoder and a tanh decoder, with a penalty that keeps the mean activations low.
+    """A sigmoid encoder and a tanh decoder, with a penalty that pulls the mean activations to rho.
 
         hidden         = sigmoid(W_e x + b_e)         (batch, hDims), in 0..1
         reconstruction = tanh(W_d hidden + b_d)       (batch, inputDims), in -1..1
@@ -85,14 +85,16 @@ class SparseAutoencoder(nn.Module):
 
         hidden is (batch, hDims), in 0..1; rho_hat_j is node j's mean over the batch. The sum is the
         Kullback-Leibler divergence between Bernoulli distributions with means rho and rho_hat_j.
-        The first term penalizes a node that fires too rarely, the second one that fires too often.
+        It is 0 if all rho_hat_j are rho. The first term penalizes too low a mean, the second too
+        high a mean.
 
         >>> h = torch.tensor([[.3, 0, .1], [.2, 0, .2], [.5, 0, .1], [.5, 0, .3], [.5, 0, .3]])
         >>> SparseAutoencoder(784, 3, rho=0.05).batched_sparsity_penalty(h)
         tensor(1.1490)
         """
         rho = self.rho
-        rho_hat = torch.clamp(hidden.mean(0, dtype=torch.float64), 1e-8, 1 - 1e-8)
+        rho_hat = hidden.mean(0, dtype=torch.float64)  # in float32, 1 - 1e-8 would be 1
+        rho_hat = torch.clamp(rho_hat, 1e-8, 1 - 1e-8)
         kl = rho * torch.log(rho / rho_hat) + (1 - rho) * torch.log((1 - rho) / (1 - rho_hat))
         return kl.sum().to(torch.promote_types(hidden.dtype, torch.float32))
 
@@ -139,7 +141,7 @@ def make_dataloader(images, labels, batch_size):
     smaller."""
     dataset = TensorDataset(images, labels)
     sampler = BatchSampler(RandomSampler(dataset), batch_size, drop_last=False)
-    return DataLoader(dataset, sampler=sampler, batch_size=None)  # the sampler makes the batches
+    return DataLoader(dataset, sampler=sampler, batch_size=None)  # dataset[indices] is a batch
 
 
 def show_batch(train_dataloader, path, title):
@@ -163,7 +165,7 @@ def train_epoch(model, train_dataloader, optimizer):
         loss.backward()
         optimizer.step()
         total += loss.item()
-        # The assignment's loss_function returns only the sum, so the loss curve's MSE is extra.
+        # loss_function returns only the sum, as the assignment asks; the loss curve shows both.
         total_mse += F.mse_loss(reconstruction.detach(), images.flatten(1)).item()
     return total / len(train_dataloader), total_mse / len(train_dataloader)
 
@@ -176,9 +178,10 @@ def print_loss(epoch, epochs, loss):
 def train(model, train_dataloader, epochs, lr, seed, after_epoch=print_loss):
     """Train with Adam. Returns one (loss, mse) per epoch.
 
-    seed fixes the order of the batches, whatever random numbers were drawn before.
-    after_epoch(epoch, epochs, loss) is called after each epoch; random numbers that it draws would
-    change the batches that follow. Raises FloatingPointError if the loss is not finite.
+    seed fixes the order of the batches, whatever random numbers were drawn before, as in
+    show_batch(). after_epoch(epoch, epochs, loss) is called after each epoch, for experiments that
+    look at the model in between; random numbers that it draws would change the batches that follow.
+    Raises FloatingPointError if the loss is not finite.
     """
     torch.manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
@@ -208,7 +211,7 @@ def variance_explained(images, reconstruction):
     """The share of the variance of `images` (n, ...) that their reconstructions explain.
 
     1 - (sum of squared errors) / (sum of squared deviations from each pixel's mean): 1 for perfect
-    copies, 0 for always the mean of the images, below 0 for anything worse.
+    copies, 0 for always predicting their mean, below 0 for anything worse.
     """
     x = images.flatten(1)
     errors, deviations = reconstruction.flatten(1) - x, x - x.mean(0)
@@ -335,7 +338,8 @@ def parse_args(argv):
         help="auto: MNIST if available, else stand-in digits rendered from fonts")
     add("--data-dir", type=Path, default=digits.default_root(),
         help="folder that holds MNIST or receives the download; $MNIST_ROOT if set")
-    add("--figures-dir", type=Path, default="figures", help="output folder for figures and model")
+    add("--figures-dir", type=Path, default=Path("figures"),
+        help="output folder for figures and model")
     add("--device", choices=["cpu", "cuda"], default="cpu", help="device to train on")
     args = parser.parse_args(argv)
 
@@ -377,7 +381,7 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    if hasattr(sys.stdout, "reconfigure"):  # print \u03b1 instead of a letter that a console lacks
+    if hasattr(sys.stdout, "reconfigure"):  # a path may have letters that the console lacks
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main(sys.argv[1:])

@@ -54,8 +54,8 @@ def default_root():
 
 
 def write_whole(path, data):
-    """Write a file so that it is complete or absent, even if other processes do so at once. Raises
-    OSError, which names `path`."""
+    """Write a file so that it is complete or absent, even if other processes write it at once.
+    Raises OSError, which names `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,17 +72,17 @@ def mnist_folder(root):
     """A temporary folder in which `MNIST(folder, download=True)` is safe to call.
 
     It receives copies of those of MNIST's four files that lie in root/MNIST/raw, compressed or not,
-    once their checksums are verified, which torchvision does not do. If it has to download the
+    once their checksums are verified, as torchvision does only for downloads. If it has to download
     others, they are copied to root/MNIST/raw once all of them are complete: torchvision itself
     would overwrite files that bear MNIST's names, and leave half of one if a download breaks off.
 
-    Raises DataError if a file has one of MNIST's names but not its contents, and if only some of
+    Raises DataError if a file has one of MNIST's names but not its contents, or if only some of
     the files are available; NoMNIST if none is; OSError on read or write errors.
     """
     raw = Path(root, "MNIST", "raw").absolute()
     md5 = MD5 | dict(MNIST.resources)
     paths = {name: raw / name for name in md5}
-    paths |= {name: path / name for name, path in paths.items() if path.is_dir()}  # as Kaggle does
+    paths |= {name: path / name for name, path in paths.items() if path.is_dir()}  # Kaggle's
     present = [name for name, path in paths.items() if os.path.lexists(path)]
     for name in present:
         if not check_integrity(paths[name], md5[name]):
@@ -99,7 +99,7 @@ def mnist_folder(root):
                 (inside / name).write_bytes(data if name in present else gzip.decompress(data))
             socket.setdefaulttimeout(10)  # seconds without a response; by default there is no limit
             with contextlib.redirect_stdout(sys.stderr):  # torchvision's output
-                yield folder
+                yield folder  # the caller's MNIST() runs here
         except DOWNLOAD_ERRORS as error:
             if not missing:  # nothing was downloaded
                 raise
@@ -131,8 +131,8 @@ GLYPH = 64  # pixels: glyphs are drawn large, in 46-point type, then shrunk
 
 def draw_standin(train=60_000, test=10_000):
     """Synthetic digits in MNIST's format: font glyphs, randomly rotated, sheared, scaled and
-    thickened, with the centre of mass at pixel (14, 14) as in MNIST. Uses its own random generator
-    and always returns the same images, as Digits.
+    thickened, with the centre of mass at pixel (14, 14) as in MNIST. Returns Digits, always the
+    same, from a random generator of its own.
     """
     glyphs = draw_glyphs()
     count, generator = train + test, torch.Generator().manual_seed(0)
@@ -142,7 +142,7 @@ def draw_standin(train=60_000, test=10_000):
     angle, shear, width, height = random * 2 - 1
     angle, shear, width, height = 0.2 * angle, 0.3 * shear, 0.9 + 0.15 * width, 1 + 0.1 * height
     # F.affine_grid expects the map from output to glyph coordinates, in units of half an image;
-    # MNIST's centre of mass lies half a pixel to the right of the middle, and below it.
+    # MNIST's centre of mass lies half a pixel right of and below the middle.
     cos, sin = angle.cos(), angle.sin()
     linear = torch.stack([(cos + shear * sin) / width, (sin - shear * cos) / width,
                           -sin / height, cos / height], 1).view(-1, 2, 2)
@@ -160,7 +160,7 @@ def draw_standin(train=60_000, test=10_000):
 def draw_glyphs():
     """Every digit in every font, thin and thick, with its centre of mass in the middle: float32
     (10, variants, 1, GLYPH, GLYPH), in 0..255."""
-    from matplotlib import get_data_path  # only here, where it finds the fonts
+    from matplotlib import get_data_path  # only here: it ships the fonts
     folder = Path(get_data_path(), "fonts", "ttf")
     fonts = [ImageFont.truetype(folder / f"{name}.ttf", 46) for name in FONTS]
     glyphs = []

@@ -19,7 +19,7 @@ from torchvision.utils import make_grid
 
 MEAN, STD = 0.1307, 0.3081  # of MNIST's training pixels, which are 0..1 before normalization
 BACKGROUND, INK = (0 - MEAN) / STD, (1 - MEAN) / STD  # normalized: the black background, full ink
-WHITE = 1.0  # drawn as white, like all larger values: the maximum of tanh
+WHITE = 1.0  # the maximum of tanh; drawn as white, like all larger values
 ON = 0.5     # a node is on (it fires) for an image if its activation is above this
 DPI = 200
 ORANGE, BLUE, GREY = "#d55e00", "#0072b2", "#777777"  # Okabe-Ito palette: colour-blind safe
@@ -87,8 +87,8 @@ def show(grid, path=None, title=None):
 def pixel_covariance(images, hidden):
     """The covariance of each node's activation with each pixel, (nodes, pixels).
 
-    images (n, ...), hidden (n, nodes). It shows the pattern that a linear encoder responds to; the
-    encoder's weights do not (Haufe et al., NeuroImage 2014).
+    images (n, ...), hidden (n, nodes). It shows how the images change with the activation; the
+    encoder's weights need not (Haufe et al., NeuroImage 2014).
     """
     return (hidden - hidden.mean(0)).t() @ images.flatten(1) / len(images)
 
@@ -146,7 +146,7 @@ def plot_nodes(decoder, hidden, target, images, labels, path, title):
         by_digit.set(ylim=(0, 1), yticks=[], xticks=range(10), xticklabels=[])
     for axes, head in zip(rows[0], (
             "decoder\nweights", "covariance\nwith pixels",
-            "example images, least to most active:\nthe middle image of each eighth",
+            "example images by activation, low to high:\nthe middle image of each eighth",
             f"histogram of activations\n(orange: mean; blue: target {target:g})",
             f"share of each digit's images\nwith the node on (> {ON:g})")):
         axes.set_title(head)

@@ -178,7 +178,7 @@ def time_busy(images, labels):
 
 
 def time_processes():
-    """Whole processes: codelet7.py, and plain.py, whose 20 epochs are computed from 1 and 3."""
+    """Whole processes: codelet7.py, and plain.py, whose 20 epochs are extrapolated from 1 and 3."""
     def run(*arguments):
         return timed(subprocess.run, [sys.executable, *map(str, arguments)], check=True,
                      stdout=subprocess.DEVNULL)[0]

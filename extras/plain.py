@@ -3,7 +3,7 @@
     python -m extras.plain EPOCHS FOLDER     reads MNIST from $MNIST_ROOT or data
 
 torchvision's MNIST with its transforms, a shuffled DataLoader that collates single images, a plain
-Adam, loss.item() in every step; the assignment's two figures (one node's) of the trained model.
+Adam, loss.item() in every step; both figures (of one node) of the trained model.
 """
 
 import sys

@@ -19,7 +19,7 @@ from codelet7 import variance_explained
 from utils import BACKGROUND, INK, ON
 
 SIDE = 28      # pixels
-SPOT = (5, 5)  # pixels, rows and columns: the size of a pen stroke with its soft edges
+SPOT = (5, 5)  # pixels, rows and columns: about as wide as a pen stroke with its soft edges
 
 
 class Normalized(NamedTuple):
@@ -188,7 +188,7 @@ def subspace_overlap(a, b):
 def node_match(a, b):
     """The mean |correlation| of two sets of activations (n, k) under the best one-to-one matching.
 
-    Signs are ignored because the decoder has none either: sigmoid(-z) = 1 - sigmoid(z), and its
+    Signs are ignored because the decoder can undo a flip: sigmoid(-z) = 1 - sigmoid(z), and its
     bias absorbs the 1.
     """
     score = correlation(a, b).abs().tolist()

@@ -55,7 +55,7 @@ def plot_node(weights, covariance, examples, path, heads):
     draw_weights(figure, 122, top, covariance, 116)
     grid = make_grid(examples, 4, padding=1, pad_value=utils.WHITE)[:, 1:-1, 1:-1]
     draw_image(figure, 250, top, grid, 232)
-    for middle, head in ((58, "decoder"), (180, "covariance"), (366, "least to most active")):
+    for middle, head in ((58, "decoder"), (180, "covariance"), (366, "low to high activation")):
         write_at(figure, middle, 4, head if heads else "", ha="center")
     utils.save(figure, path)
 
