@@ -299,7 +299,7 @@ def run(args):
     visualize(model, images, labels, trained, f"Training images, trained model. {settings}")
     save_losses(history, trained / "losses.csv")
     plot_losses(history, INSTRUCTOR_LOSSES, trained / "loss.png", settings)
-    print(f"Figures: {untrained} and {trained}", flush=True)
+    print(f"Figures: {untrained} and {trained}. Model: {trained / 'model.pt'}", flush=True)
 
 
 def save_model(model, path):
