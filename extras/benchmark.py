@@ -1,7 +1,7 @@
 """Time codelet7 against a straightforward loop, against a hand-written lower bound, and on a busy
 machine.
 
-    python -m extras.benchmark       about ten minutes; reads MNIST from $MNIST_ROOT or data
+    python -m extras.benchmark       about five minutes; reads MNIST from $MNIST_ROOT or data
 
 Single-threaded epochs with identical initial weights and batches; timings are reported only if the
 losses agree to 4 decimals:
