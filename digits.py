@@ -98,7 +98,7 @@ def mnist_folder(root):
                 data = paths[name if name in present else f"{name}.gz"].read_bytes()
                 (inside / name).write_bytes(data if name in present else gzip.decompress(data))
             socket.setdefaulttimeout(10)  # seconds without a response; by default there is no limit
-            with contextlib.redirect_stdout(sys.stderr):  # torchvision's output
+            with contextlib.redirect_stdout(sys.stderr):  # older torchvisions print
                 yield folder  # the caller's MNIST() runs here
         except DOWNLOAD_ERRORS as error:
             if not missing:  # nothing was downloaded

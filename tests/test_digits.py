@@ -120,9 +120,10 @@ class MnistFiles(TestCase):
 
     def test_two_processes_download_into_one_folder_at_once(self):
         self.serve(self.archives)
-        replace = Path.replace
+        replace, replaced = Path.replace, []
 
         def replace_after_another_process(*paths):
+            replaced.append(paths[1])
             with mock.patch.object(Path, "replace", replace), \
                     mock.patch.object(os, "getpid", return_value=1):
                 self.assertFound()
@@ -130,6 +131,7 @@ class MnistFiles(TestCase):
 
         with mock.patch.object(Path, "replace", replace_after_another_process):
             self.assertFound()
+        self.assertEqual(len(replaced), 1)  # the other files were there by then
         self.assertEqual({path.name for path in self.raw.iterdir()}, set(self.files))
 
     def test_a_failed_download_leaves_nothing_and_the_next_one_works(self):
@@ -163,6 +165,10 @@ class MnistFiles(TestCase):
         with mock.patch("pathlib.Path.write_bytes", side_effect=OSError(28, "No space left")), \
                 mock.patch("tempfile.mkdtemp", return_value=str(self.folder / "temporary")):
             self.assertFails(1, ["No space left", str(self.folder / "temporary")])
+        shutil.rmtree(self.raw)
+        with mock.patch("pathlib.Path.replace", side_effect=OSError(28, "No space left")):
+            self.assertFails(1, ["No space left", str(self.raw / "train-images-idx3-ubyte")])
+        self.assertEqual(list(self.raw.iterdir()), [])
 
     def test_an_error_with_all_files_present_is_no_failed_download(self):
         self.put(self.raw, self.files)

@@ -128,6 +128,13 @@ class OwnDigit(TestCase):
         self.assertSame(small)
         self.assertAllSame(thin=photo(pen=0.04), close=photo(top=3, height=590, left=150))
 
+    def test_strokes_get_mnists_width(self):
+        for width, expected in ((8, 16), (20, 20), (40, 32)):  # towards 16 to 24, its ends count
+            bar = Image.new("L", (160, 160))
+            ImageDraw.Draw(bar).rectangle((0, 60, 159, 59 + width), 255)
+            adjusted = np.array(own_digit.adjust_strokes(bar))
+            self.assertAlmostEqual(np.count_nonzero(adjusted[:, 100]), expected, delta=3)
+
     def test_colours(self):
         self.assertAllSame(1, light_on_dark=photo(INK, PAPER), blue=photo(ink=(60, 90, 200)),
                            board=photo((50, 70, 60), (215, 215, 205)) * (1 - 0.5 * X),
