@@ -165,11 +165,11 @@ class Features(unittest.TestCase):
         features = torch.tensor([[4.0, -3, 2, 0], [-1, 0, 0, 0.4]])
         self.assertEqual(measures.feature_sizes(features).tolist(), [2, 1])
 
-    def test_networks_learn_what_a_code_carries(self):
-        code = torch.rand(4000, 2, generator=torch.Generator().manual_seed(0)).double()
-        labels = (code[:, 0] > code[:, 1]).long()
-        classifier = measures.fit_classifier(code[:3000], labels[:3000])
-        right = (classifier(code[3000:]).argmax(1) == labels[3000:]).double().mean().item()
+    def test_classifier_learns_a_simple_rule(self):
+        images = torch.rand(4000, 2, generator=torch.Generator().manual_seed(0))
+        labels = (images[:, 0] > images[:, 1]).long()
+        classifier = measures.fit_classifier(images[:3000], labels[:3000])
+        right = (classifier(images[3000:]).argmax(1) == labels[3000:]).double().mean().item()
         self.assertGreater(right, 0.97)
 
 

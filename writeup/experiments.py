@@ -91,18 +91,12 @@ TESTS = {  # name: node, digit, colour painted, and its rectangle's upper left c
     "foot-painted": (1, 7, INK, (19, 8), (3, 13)),
     "stroke-erased": (2, 8, BACKGROUND, (12, 12), (8, 4)),
     "stroke-painted": (2, 0, INK, (12, 12), (8, 4)),
-    "left-erased": (7, 6, BACKGROUND, (13, 7), (6, 6)),
     "bar-painted": (7, 7, INK, (14, 8), (3, 13)),
     "left-bar-painted": (7, 7, INK, (14, 8), (3, 6)),
     "right-bar-painted": (7, 7, INK, (14, 15), (3, 6)),
-    "left-bar-erased": (7, 4, BACKGROUND, (13, 6), (5, 8)),
-    "right-bar-erased": (7, 4, BACKGROUND, (13, 14), (5, 8)),
     "corner-erased": (9, 2, BACKGROUND, (18, 16), (6, 9)),
     "corner-painted": (9, 7, INK, (18, 17), measures.SPOT),
     "lower-left-erased": (6, 6, BACKGROUND, (14, 4), (8, 9)),
-    "upper-left-painted": (6, 2, INK, (10, 8), measures.SPOT),
-    "right-painted": (8, 9, INK, (12, 19), measures.SPOT),
-    "right-erased": (8, 0, BACKGROUND, (8, 17), (12, 8)),
 }
 
 
@@ -248,19 +242,6 @@ def fitted_decoder(model, row, data):
     return {"mse": mse, "closed": (row["mse"] - mse) / (row["mse"] - row["table"])}
 
 
-def real_values(models, pca, data):
-    """What a small network makes of activations, of pre-activations, and of principal components'
-    scores."""
-    rows = {"activations": [], "pre-activations": []}
-    for model in models:
-        before = [model.encoder(images.flatten(1)) for images in (data.images, data.test_images)]
-        after = [torch.sigmoid(values) for values in before]
-        rows["pre-activations"].append(measures.network_row(*before, data))
-        rows["activations"].append(measures.network_row(*after, data))
-    return {key: over_seeds(some) for key, some in rows.items()} | {
-        "pca": measures.network_row(*pca, data)}
-
-
 def classifier_rows(models, later, data):
     """How well reconstructions of test images are classified, by a network trained on images
     (unfamiliar) and by one trained on the training images' reconstructions (familiar). later: a
@@ -334,7 +315,7 @@ def measure(data):
     related = measures.correlation(hidden > ON, hidden > ON).abs().fill_diagonal_(0)
     curve = over_seeds([{str(epoch): row for epoch, row in some.items()} for some in rows])
     draw(mine, hidden, curve, shares, [models[name][0] for name in KINDS], data)
-    results = {
+    return {
         "seeds": len(ALL_SEEDS),
         "instructor": {"first": INSTRUCTOR_LOSSES[1], "last": INSTRUCTOR_LOSSES[EPOCHS]},
         "losses": over_seeds([{"first": history[0][0], "last": history[-1][0],
@@ -349,7 +330,6 @@ def measure(data):
         "mean-start": over_seeds([mean_start_row(seed, data) for seed in SEEDS]),
         "answers": answer_controls(pca, data),
         "answer-correlation": related.sum().item() / (HIDDEN_DIMS * (HIDDEN_DIMS - 1)),
-        "real-values": real_values(dense, pca, data),
         "classifier": classifier_rows(dense, finished[0], data),
         "tests": {name: measures.intervention(
             mine.encoder, data.test_images[data.test_labels == digit], node, *painted)
@@ -363,8 +343,6 @@ def measure(data):
         "top-untrained": over_seeds([
             int(measures.count_top_digits(untrained(seed).encoder, data.images, data.labels).max())
             for seed in SEEDS]),
-        "fires": {str(node): dict(zip("0123456789", some))
-                  for node, some in enumerate(shares.tolist())},
         "least-digits": int((shares > 0.5).sum(1).min()),
         "start-correlation": {part: measures.correlation(*(
             getattr(model, part).weight.view(-1, 1) for model in (mine, untrained()))).item()
@@ -372,9 +350,6 @@ def measure(data):
         "match": match_numbers(all_dense, models["other-order"], pca, data),
         "penalty": penalty_numbers(),
         "reference": measures.reference_numbers(components, pca[1], data)}
-    gains = [results["reference"]["mean-image"] - mse for mse in (
-        rows_at_end[0]["table"], results["real-values"]["activations"]["mine"]["mse"])]
-    return results | {"table-keeps": gains[0] / gains[1]}
 
 
 def draw(model, hidden, curve, shares, kinds, data):

@@ -297,33 +297,29 @@ def summarize_spots(effects):
     return row
 
 
-# --- What can be decoded from a code ---
+# --- Classifiers and reference values ---
 
-def fit_network(code, targets, loss, outputs, epochs=10):
-    """Train a network with two hidden layers on a code (n, k), with Adam and a decaying learning
-    rate. outputs() makes its last layers, from 128 values on. Returns a function of codes."""
-    mean, deviation = code.mean(0), code.std(0).clamp(min=0.1)  # a pixel may be constant
+def fit_classifier(images, labels, epochs=10):
+    """Train a network with two hidden layers on images (n, k), with Adam and a decaying learning
+    rate. Returns a function: images -> scores of the ten digits."""
+    mean, deviation = images.mean(0), images.std(0).clamp(min=0.1)  # a pixel may be constant
 
     def standardize(other):
-        return ((other - mean) / deviation).float()
+        return (other - mean) / deviation
 
-    inputs = standardize(code)
+    inputs = standardize(images)
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(code.shape[1], 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(),
-                          *outputs())
+    model = nn.Sequential(nn.Linear(images.shape[1], 128), nn.ReLU(), nn.Linear(128, 128),
+                          nn.ReLU(), nn.Linear(128, 10))
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     for _ in range(epochs):
         for batch in torch.randperm(len(inputs)).split(256):
             optimizer.zero_grad()
-            loss(model(inputs[batch]), targets[batch]).backward()
+            F.cross_entropy(model(inputs[batch]), labels[batch]).backward()
             optimizer.step()
         schedule.step()
     return lambda other: model(standardize(other)).detach()
-
-
-def fit_classifier(code, labels):
-    return fit_network(code, labels, F.cross_entropy, lambda: [nn.Linear(128, 10)])
 
 
 def classify(classifier, images, data):
@@ -333,15 +329,6 @@ def classify(classifier, images, data):
     return {"accuracy": test_accuracy(digits, data)} | {
         f"{a}-as-{b}": (digits[data.test_labels == a] == b).double().mean().item()
         for a, b in ((4, 9), (7, 9), (5, 3))}
-
-
-def network_row(code, test_code, data):
-    """What a network with two hidden layers makes of real values (n, k): the MSE of reconstructed
-    test images, and the accuracy on their digits."""
-    decoder = fit_network(code, data.images.flatten(1), F.mse_loss,
-                          lambda: [nn.Linear(128, SIDE * SIDE), nn.Tanh()])
-    digits = fit_classifier(code, data.labels)(test_code).argmax(1)
-    return {"mse": test_mse(decoder(test_code), data), "accuracy": test_accuracy(digits, data)}
 
 
 def reference_numbers(components, test_scores, data):
