@@ -214,8 +214,8 @@ def variance_explained(images, reconstruction):
     copies, 0 for always predicting their mean, below 0 for anything worse.
     """
     x = images.flatten(1)
-    errors, deviations = reconstruction.flatten(1) - x, x - x.mean(0)
-    error, deviation = (x.square().sum(dtype=torch.float64) for x in (errors, deviations))
+    error, deviation = (difference.square().sum(dtype=torch.float64)
+                        for difference in (reconstruction.flatten(1) - x, x - x.mean(0)))
     return (1 - error / deviation).item()
 
 
@@ -278,8 +278,10 @@ def run(args):
     data = load_data(args.dataset, args.data_dir)
     figures = args.figures_dir if data.name == "MNIST" else args.figures_dir / "standin"
     untrained, trained = figures / "untrained", figures / "trained"
-    for folder in (untrained, trained):
-        folder.mkdir(parents=True, exist_ok=True)
+    trained.mkdir(parents=True, exist_ok=True)
+    for path in (trained / "model.pt", trained / "losses.csv"):
+        if path.exists():
+            path.open("r+b").close()  # fail now, not after the training, if it is write-protected
     settings = (f"{data.name}: nodes {args.hidden_dims}, rho {args.rho:g}, penalty weight "
                 f"{args.sparsity_weight:g}, learning rate {args.lr:g}, weight decay "
                 f"{args.weight_decay:g}, batch size {args.batch_size}, epochs {args.epochs}, seed "
@@ -316,24 +318,21 @@ def new_model(seed, hDims=HIDDEN_DIMS, **settings):
 
 def save_model(model, path):
     """Save the weights, as a state_dict of CPU tensors for torch.load()."""
-    state = {name: weights.cpu() for name, weights in model.state_dict().items()}
     data = io.BytesIO()
-    torch.save(state, data)
+    torch.save({name: weights.cpu() for name, weights in model.state_dict().items()}, data)
     digits.write_whole(path, data.getvalue())
 
 
 def load_model(path):
     """The model that save_model() saved at `path`; its number of nodes is in the file. Raises
     digits.DataError if the file holds anything else, OSError if it cannot be read."""
+    data = io.BytesIO(Path(path).read_bytes())
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+        weights = torch.load(data, weights_only=True)
         model = SparseAutoencoder(28 * 28, len(weights["encoder.bias"]))
         model.load_state_dict(weights)
-    except OSError:
-        raise
-    except Exception as error:  # depends on what the file holds, and on the version of torch
-        raise digits.DataError(f"{path} is not a model that codelet7.py saved "
-                               f"({type(error).__name__})") from None
+    except Exception:  # its kind depends on what the file holds, and on the version of torch
+        raise digits.DataError(f"{path} is not a model that codelet7.py saved") from None
     return model
 
 
@@ -357,20 +356,17 @@ def number_type(convert, is_valid, description):
     return number
 
 
-def path(text):
+def user_path(text):
     return Path(os.path.expanduser(text))
 
 
 def parse_args(argv):
     """Parse a list of flags; the constants above are the defaults."""
     whole = number_type(int, lambda n: 1 <= n < 2**63, "a whole number from 1")  # torch's limit
-    seed = number_type(int, lambda n: 0 <= n < 2**63, "a whole number from 0")
-    positive = number_type(float, lambda x: 0 < x < math.inf, "a number above 0")
-    weight = number_type(float, lambda x: 0 <= x < math.inf, "a number from 0")
+    positive = number_type(float, lambda x: 0 <= x < math.inf, "0 or a positive number")
     share = number_type(float, lambda x: 0 < x < 1, "a number between 0 and 1")
-    parser = argparse.ArgumentParser("codelet7.py", description="A sparse autoencoder on MNIST.",
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-                                     allow_abbrev=False)
+    parser = argparse.ArgumentParser("codelet7.py", allow_abbrev=False,
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 
     def add(flag, kind, default, help, **options):  # argparse checks a default if it is a text
         parser.add_argument(flag, type=kind, default=str(default), help=help, **options)
@@ -380,14 +376,14 @@ def parse_args(argv):
     add("--lr", positive, LEARNING_RATE, "Adam's learning rate")
     add("--hidden-dims", whole, HIDDEN_DIMS, "number of hidden nodes")
     add("--rho", share, RHO, "target for each hidden node's mean activation")
-    add("--sparsity-weight", weight, SPARSITY_WEIGHT, "weight of the sparsity penalty")
-    add("--weight-decay", weight, WEIGHT_DECAY, "Adam's weight decay")
-    add("--seed", seed, SEED, "seed for initial weights and batch order")
+    add("--sparsity-weight", positive, SPARSITY_WEIGHT, "weight of the sparsity penalty")
+    add("--weight-decay", positive, WEIGHT_DECAY, "Adam's weight decay")
+    add("--seed", int, SEED, "seed for initial weights and batch order")
     add("--dataset", str, "auto", "auto: MNIST if available, else stand-in digits from fonts",
         choices=["auto", "mnist", "standin"])
-    add("--data-dir", path, digits.default_root(),
+    add("--data-dir", user_path, digits.default_root(),
         "folder that holds MNIST or receives the download; $MNIST_ROOT if set")
-    add("--figures-dir", path, "figures", "output folder for figures and model")
+    add("--figures-dir", user_path, "figures", "output folder for figures and model")
     add("--device", str, "cpu", "device to train on", choices=["cpu", "cuda"])
     args = parser.parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():

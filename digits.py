@@ -1,6 +1,5 @@
 """The data: MNIST's files, checked and made into tensors, and stand-in digits."""
 
-import contextlib
 import errno
 import gzip
 import hashlib
@@ -8,7 +7,6 @@ import http.client
 import itertools
 import os
 import socket
-import sys
 import tempfile
 import zlib
 from pathlib import Path
@@ -93,11 +91,10 @@ def read_file(raw, name):
                  raw / f"{name}.gz"):
         if os.path.lexists(path) and not path.is_dir():  # a dangling link is an error, not absent
             data = path.read_bytes()
-            if path.suffix == ".gz":
-                try:
-                    data = gzip.decompress(data)
-                except (OSError, EOFError, zlib.error):
-                    data = b""
+            try:
+                data = gzip.decompress(data) if path.suffix == ".gz" else data
+            except (gzip.BadGzipFile, EOFError, zlib.error):
+                data = b""
             if hashlib.md5(data, usedforsecurity=False).hexdigest() != MD5[name]:
                 raise DataError(f"{path} is damaged or from another data set (wrong checksum). "
                                 "Move it away and run again")
@@ -110,9 +107,9 @@ def download():
     overwrites files that bear MNIST's names, and leaves half of one if a download breaks off."""
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(10)  # seconds without a response; by default there is no limit
-    try:  # torchvision raises RuntimeError for wrong contents, and older versions of it print
-        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
-            MNIST(folder, download=True)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            MNIST(folder, download=True)  # RuntimeError for wrong contents
             return {name: read_file(Path(folder, "MNIST", "raw"), name) for name in MD5}
     finally:
         socket.setdefaulttimeout(timeout)
@@ -121,16 +118,14 @@ def download():
 def write_whole(path, data):
     """Write a file, and its folder, so that it is complete or absent, even if other processes write
     it at once. Raises OSError, which names `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(data)
         temporary.replace(path)
     except OSError as error:
+        temporary.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        if temporary.exists():
-            temporary.unlink()
 
 
 # --- Stand-in digits ---
@@ -150,8 +145,8 @@ def draw_standin(train=60_000, test=10_000):
     """
     glyphs = draw_glyphs()
     count, generator = train + test, torch.Generator().manual_seed(0)
-    labels = torch.randint(10, (count,), generator=generator)
-    variant = torch.randint(glyphs.shape[1], (count,), generator=generator)
+    drawn = torch.randint(len(glyphs), (count,), generator=generator)
+    labels = drawn // (len(glyphs) // 10)
     # F.affine_grid expects the map from output to glyph coordinates, in units of half an image:
     # here a random matrix near the identity, half as large as the glyph was drawn, with MNIST's
     # centre of mass, half a pixel right of and below the middle.
@@ -162,15 +157,15 @@ def draw_standin(train=60_000, test=10_000):
     images = torch.empty(count, 28, 28, dtype=torch.uint8)
     for chunk in torch.arange(count).split(2000):  # limits memory use
         grid = F.affine_grid(theta[chunk], (len(chunk), 1, 28, 28), align_corners=False)
-        drawn = F.grid_sample(glyphs[labels[chunk], variant[chunk]], grid, align_corners=False)
-        images[chunk] = drawn.squeeze(1).round().byte()
+        image = F.grid_sample(glyphs[drawn[chunk]], grid, align_corners=False)
+        images[chunk] = image.squeeze(1).round().byte()
     return Digits("stand-in digits (not MNIST)", images[:train], labels[:train],
                   images[train:], labels[train:])
 
 
 def draw_glyphs():
-    """Every digit in every font, thin and thick, with its centre of mass in the middle: float32
-    (10, variants, 1, GLYPH, GLYPH), in 0..255."""
+    """Every digit in every font, thin and thick, with its centre of mass in the middle, sorted by
+    digit: float32 (10 * variants, 1, GLYPH, GLYPH), in 0..255."""
     from matplotlib import get_data_path  # only here: it ships the fonts
     folder = Path(get_data_path(), "fonts", "ttf")
     fonts = [ImageFont.truetype(str(folder / f"{name}.ttf"), 42) for name in FONTS]
@@ -182,7 +177,7 @@ def draw_glyphs():
         pixels = np.array(image, np.float32)
         shift = [round(GLYPH / 2 - place) for place in centre_of_mass(pixels)]
         glyphs.append(np.roll(pixels, shift, (0, 1)))
-    return torch.from_numpy(np.stack(glyphs)).view(10, -1, 1, GLYPH, GLYPH)
+    return torch.from_numpy(np.stack(glyphs)).unsqueeze(1)
 
 
 def centre_of_mass(ink):
