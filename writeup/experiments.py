@@ -36,28 +36,29 @@ LOOKS = [*range(1, EPOCHS + 1), *range(EPOCHS + 5, LONG + 1, 5)]  # the epochs t
 SEEDS, ALL_SEEDS = range(SEED, SEED + 3), range(SEED, SEED + 8)
 
 THREE = dict.fromkeys(SEEDS, EPOCHS)
+SIXTY = THREE | {SEED: 60}
 STRONG, DECAY = {"sparsity_weight": 0.08}, {"weight_decay": 8e-5}  # UFLDL's: see penalty_numbers()
 FAST = {"lr": 1e-3}
-HUNDRED = {"hDims": 100, "sparsity_weight": 0.01} | FAST
-RUNS = {  # name: the epochs for each seed, and what differs from `python codelet7.py`
-    "default": (dict.fromkeys(ALL_SEEDS, EPOCHS) | dict.fromkeys(SEEDS, LONG), {}),
-    "no-penalty": (THREE, {"sparsity_weight": 0.0}),
-    "decay": (THREE, DECAY),
-    "strong": (THREE | {SEED: 60}, STRONG),
-    "strong-decay": (THREE | {SEED: 60}, STRONG | DECAY),
-    "fast": (THREE, FAST),
-    "strong-fast": (THREE | {SEED: 60}, STRONG | FAST),
-    "strong-decay-fast": (THREE | {SEED: 60}, STRONG | DECAY | FAST),
-    "strong-encoder-decay-fast": (THREE, STRONG | DECAY | FAST | {"part": "encoder"}),
-    "strong-decoder-decay-fast": (THREE, STRONG | DECAY | FAST | {"part": "decoder"}),
-    "limit-5": ({SEED: EPOCHS}, STRONG | FAST | {"limit": 5.0}),
-    "limit-10": (THREE, STRONG | FAST | {"limit": 10.0}),
-    "limit-20": ({SEED: EPOCHS}, STRONG | FAST | {"limit": 20.0}),
-    "limit-40": ({SEED: EPOCHS}, STRONG | FAST | {"limit": 40.0}),
-    "hundred": (THREE, HUNDRED),
-    "hundred-decay": (THREE, HUNDRED | {"weight_decay": 2e-5}),
-    "other-order": (THREE, {"order": SEED + 100}),  # the seed of the weights stays
-    "linear-output": (THREE, {"linear": True}),
+HUNDRED = {"hDims": 100, "sparsity_weight": 0.01}
+RUNS = {  # name: epochs by seed; how model and training differ from those of `python codelet7.py`
+    "default": (dict.fromkeys(ALL_SEEDS, EPOCHS) | dict.fromkeys(SEEDS, LONG), {}, {}),
+    "no-penalty": (THREE, {"sparsity_weight": 0.0}, {}),
+    "decay": (THREE, {}, DECAY),
+    "strong": (SIXTY, STRONG, {}),
+    "strong-decay": (SIXTY, STRONG, DECAY),
+    "fast": (THREE, {}, FAST),
+    "strong-fast": (SIXTY, STRONG, FAST),
+    "strong-decay-fast": (SIXTY, STRONG, FAST | DECAY),
+    "strong-encoder-decay-fast": (THREE, STRONG, FAST | DECAY | {"part": "encoder"}),
+    "strong-decoder-decay-fast": (THREE, STRONG, FAST | DECAY | {"part": "decoder"}),
+    "limit-5": ({SEED: EPOCHS}, STRONG, FAST | {"limit": 5.0}),
+    "limit-10": (THREE, STRONG, FAST | {"limit": 10.0}),
+    "limit-20": ({SEED: EPOCHS}, STRONG, FAST | {"limit": 20.0}),
+    "limit-40": ({SEED: EPOCHS}, STRONG, FAST | {"limit": 40.0}),
+    "hundred": (THREE, HUNDRED, FAST),
+    "hundred-decay": (THREE, HUNDRED, FAST | {"weight_decay": 2e-5}),
+    "other-order": (THREE, {}, {"order": SEED + 100}),  # the seed of the weights stays
+    "linear-output": (THREE, {"linear": True}, {}),
 }
 
 
@@ -120,17 +121,14 @@ def train(model, data, seed, epochs=EPOCHS, lr=codelet7.LEARNING_RATE, order=Non
 @functools.cache
 def run(name, seed):
     """The losses and weights by epoch of one of RUNS: kept ones, or trained now."""
-    epochs, settings = RUNS[name][0][seed], RUNS[name][1]
-    path, setup = KEPT / f"{name}-{seed}.pt", [epochs, settings]
+    epochs, of_model, of_training = RUNS[name]
+    path, setup = KEPT / f"{name}-{seed}.pt", [epochs[seed], of_model | of_training]
     if path.exists():
         kept = torch.load(path)
         if kept["setup"] == setup:
             return kept["losses"], kept["weights"]
-    of_model = {key: settings[key] for key in ("hDims", "linear", "sparsity_weight")
-                if key in settings}
-    of_training = {key: value for key, value in settings.items() if key not in of_model}
-    losses, weights = train(new_model(seed, **of_model), load(), seed, epochs, **of_training)
-    print(f"{name}, seed {seed}: {losses[0]:.4f} to {losses[-1]:.4f} in {epochs} epochs", flush=True)
+    losses, weights = train(new_model(seed, **of_model), load(), seed, epochs[seed], **of_training)
+    print(f"{name}, seed {seed}: {losses[0]:.4f} to {losses[-1]:.4f}", flush=True)
     KEPT.mkdir(exist_ok=True)
     torch.save({"setup": setup, "losses": losses, "weights": weights}, path)
     return losses, weights
@@ -138,9 +136,7 @@ def run(name, seed):
 
 def model_at(name, seed=SEED, epoch=EPOCHS):
     """One of RUNS as it was after an epoch."""
-    settings = RUNS[name][1]
-    model = new_model(seed, **{key: settings[key] for key in ("hDims", "linear", "sparsity_weight")
-                               if key in settings})
+    model = new_model(seed, **RUNS[name][1])
     model.load_state_dict(run(name, seed)[1][epoch])
     return model
 
@@ -170,9 +166,8 @@ def model_row(model):
 
 
 def rows_of(name, epoch=EPOCHS):
-    """model_row() of each seed of a run, after an epoch."""
-    return over_seeds([model_row(model_at(name, seed, epoch)) for seed in RUNS[name][0]
-                       if epoch <= RUNS[name][0][seed]])
+    """model_row() of three seeds of a run, after an epoch."""
+    return over_seeds([model_row(model_at(name, seed, epoch)) for seed in SEEDS])
 
 
 def row_at_same_mse(name, other):
@@ -187,12 +182,15 @@ def row_at_same_mse(name, other):
 
 def measure_sparsity():
     """Page 2: what the penalty does alone, and with a limit to the decoder's norm."""
-    names = [name for name in RUNS if name not in ("default", "other-order", "linear-output")]
-    default = over_seeds([model_row(model_at("default", seed)) for seed in SEEDS])
+    runs = {name: rows_of(name) for name in (
+        "no-penalty", "decay", "strong", "strong-decay", "strong-fast", "strong-decay-fast",
+        "strong-encoder-decay-fast", "strong-decoder-decay-fast", "hundred", "hundred-decay")}
     return {
-        "runs": {"default": default} | {name: rows_of(name) for name in names},
-        "longer": {name: rows_of(name, 60)["mine"] for name in names if 60 in RUNS[name][0].values()},
-        "early": {epoch: rows_of("strong-fast", epoch) for epoch in (1, 5)},
+        "runs": runs | {"default": rows_of("default")},
+        "longer": {name: model_row(model_at(name, epoch=60)) for name in (
+            "strong", "strong-decay", "strong-fast", "strong-decay-fast")},
+        "spread": max(100 * (rows["max"]["weak"] - rows["min"]["weak"]) for rows in runs.values()),
+        "early": rows_of("strong-fast", epoch=1),
         "same-mse": {"ten": row_at_same_mse("strong", "strong-decay"),
                      "hundred": row_at_same_mse("hundred", "hundred-decay")},
         "penalty": penalty_numbers()}
