@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageChops, ImageFilter, ImageOps
+from PIL import ExifTags, Image, ImageChops, ImageFilter, ImageOps
 
 import codelet7
 import utils
@@ -32,7 +32,12 @@ LARGEST = 2000  # pixels, longer side: larger photos are reduced first
 FIRST = 320     # pixels, longer side of the whole photo in the first look, which finds the digit
 CLOSER = 160    # pixels, longer side of the digit in the closer look
 FAINT = 0.2     # fainter ink, a difference of logarithms, may be noise; pencil has about 0.5
+SPECK = 0.03 * FIRST  # pixels in the first look: less tall parts are specks
 THIN, BOLD = 2.0, 3.0  # pixels of the 28 x 28 image: strokes get a width between these, as in MNIST
+
+T = Image.Transpose
+UPRIGHT = {2: T.FLIP_LEFT_RIGHT, 3: T.ROTATE_180, 4: T.FLIP_TOP_BOTTOM, 5: T.TRANSPOSE,
+           6: T.ROTATE_270, 7: T.TRANSVERSE, 8: T.ROTATE_90}  # for each orientation in EXIF
 
 
 # --- From a photo to MNIST's form ---
@@ -47,22 +52,26 @@ def read_digit(path):
 
 
 def read_photo(path):
-    """Read a digit as read_digit() does: returns (photo, box, image), where `photo` is a PIL image
-    and `box` the digit's (left, top, right, bottom) in pixels of the photo."""
+    """Read a digit as read_digit() does: returns (photo, box, image, alone), where `photo` is a PIL
+    image, `box` the digit's (left, top, right, bottom) in pixels of the photo, and `alone` is False
+    if something else in the photo is nearly as tall as the digit."""
     photo = open_photo(path)
     found = find_channel(photo)
-    box, mask = look_closer(photo, *found) if found else (None, None)
+    box, mask = look_closer(photo, *found[:3]) if found else (None, None)
     if box is None:
         raise DataError(f"{path} shows no digit: photograph a single digit with some background "
                         "around it, in a colour that stands out")
-    return photo, box, to_mnist(mask)
+    return photo, box, to_mnist(mask), found[3]
 
 
 def open_photo(path):
     """Any image that PIL reads (of an animation, the first frame) -> PIL RGB image, upright."""
     try:
         with Image.open(path) as file:
-            photo = ImageOps.exif_transpose(file)
+            file.load()
+            # ImageOps.exif_transpose() also writes all of EXIF again, and fails if any of it is odd.
+            turn = UPRIGHT.get(file.getexif().get(ExifTags.Base.Orientation))
+            photo = file if turn is None else file.transpose(turn)
             if photo.mode[0] in "IF":  # 16 bits or more: convert() would clip the values at 255
                 pixels = np.array(photo, np.float32)
                 photo = Image.fromarray((pixels * (255 / max(1, pixels.max()))).astype(np.uint8))
@@ -75,35 +84,61 @@ def open_photo(path):
         raise DataError(f"{path} is damaged or in a format that PIL cannot read, such as HEIC: "
                         "save it as JPEG or PNG") from None
     photo.thumbnail((LARGEST, LARGEST))
-    white = Image.new("RGBA", photo.size, "white")  # shows through transparent areas
-    return Image.alpha_composite(white, photo).convert("RGB")
+    drawn = np.array(photo.convert("L"))[np.array(photo.getchannel("A")) > 127]
+    light = drawn.size and np.quantile(drawn, 0.01) > 127  # light strokes on transparency
+    behind = Image.new("RGBA", photo.size, "black" if light else "white")
+    return Image.alpha_composite(behind, photo).convert("RGB")
 
 
 def find_channel(photo):
     """Find the digit in the colour channel in which it has the most contrast. Returns (channel,
-    sign, mask) or None: sign is 1 for dark ink and -1 for light ink, mask is bool (h, w)."""
+    sign, mask, alone) or None: sign is 1 for dark ink and -1 for light ink, mask is bool (h, w),
+    and alone is False if something else is nearly as tall."""
     size = [max(1, round(side * FIRST / max(photo.size))) for side in photo.size]
+    channels = log_brightness(photo.resize(size, reducing_gap=3))
     found, most = None, 0
-    for channel, brightness in enumerate(log_brightness(photo.resize(size, reducing_gap=3))):
-        background = np.median(border(brightness))
-        sign = 1 if background - brightness.min() > brightness.max() - background else -1
+    for channel, brightness in enumerate(channels):
+        if channel and np.array_equal(brightness, channels[0]):
+            continue  # the photo is grey
+        sign, mask, ink = find_sign(brightness)
+        if mask is not None and ink[mask].mean() > most:
+            most = ink[mask].mean()
+            found = channel, sign, *complete(mask, linear(ink, sign))
+    return found
+
+
+def find_sign(brightness):
+    """Find the digit in the brightness (h, w) of one channel: returns (sign, mask or None, ink).
+
+    The ink is what differs from most of the photo: its border may be dark all around. But if that
+    is cut off, it may be the background of a digit that fills the photo, so that the border decides.
+    """
+    signs, mask = [], None
+    for background in map(np.median, (brightness, border(brightness))):
+        signs.append(1 if background - brightness.min() > brightness.max() - background else -1)
+    for sign in dict.fromkeys(signs):
         ink = ink_on_background(sign * brightness, FIRST // 5)
         mask = find_digit(ink)
-        if mask is not None and ink[mask].mean() > most:
-            found, most = (channel, sign, mask), ink[mask].mean()
-    return found
+        if mask is not None and not border(mask).any():
+            break
+    return sign, mask, ink
 
 
 def log_brightness(photo):
     """PIL RGB image -> float (3, h, w), the logarithm of its brightness."""
-    pixels = np.array(photo, np.float32) + 25  # without the 25, noise in the black would count
-    return np.log(pixels).transpose(2, 0, 1)
+    pixels = np.array(photo, np.float32).clip(20)  # noise in the black would count as ink
+    return np.log(pixels + 25).transpose(2, 0, 1)
 
 
 def ink_on_background(brightness, radius):
     """How much darker each pixel (h, w) is than its background, for strokes up to 2 radius wide:
     a maximum filter erases the strokes, and a minimum filter restores all wider shapes."""
     return -maximum(-maximum(brightness, radius), radius) - brightness
+
+
+def linear(ink, sign):
+    """Logarithmic ink -> linear ink, as a share of the background's brightness."""
+    return sign * (1 - np.exp(-sign * ink))
 
 
 def maximum(image, radius):
@@ -119,16 +154,57 @@ def maximum(image, radius):
     return image
 
 
+class Part:
+    """A connected part of the ink (h, w) of a photo: its mask, box and number of pixels on the
+    photo's border."""
+
+    def __init__(self, mask, ink):
+        self.mask, self.ink = mask, ink[mask]
+        self.weight, self.contact = self.ink.sum(), np.count_nonzero(border(mask))
+        self.left, self.top, self.right, self.bottom = box_of(mask)
+        self.wide, self.tall = self.right - self.left, self.bottom - self.top
+
+    def surrounds(self, other):
+        """A frame surrounds another part that is no speck beside it."""
+        return (self.left < other.left and self.right > other.right and self.top < other.top
+                and self.bottom > other.bottom and other.tall > self.tall / 5)
+
+    def rivals(self, other):
+        """A second digit is nearly as tall."""
+        return self.tall > 0.7 * other.tall and not self.surrounds(other)
+
+    def is_strip(self):
+        """The edge of a desk or a ruled line lies along one side of the photo or crosses it."""
+        height, width = self.mask.shape
+        return (self.wide < width / 2 or self.tall < height / 2) and (
+            self.contact > 0.9 * max(self.wide, self.tall) or self.wide > 0.95 * width
+            or self.tall > 0.95 * height)
+
+    def is_frame(self):
+        """A dark border lies along two sides of the photo or more."""
+        return self.contact > 0.9 * sum(self.mask.shape)
+
+    def is_ruled(self):
+        """Ruled lines, connected by something, are thinner than a digit."""
+        return self.mask.sum() < 0.06 * self.wide * self.tall
+
+    def is_shadow(self, ink, level):
+        """A shadow has no sharp edge, so that a lower threshold makes it much larger."""
+        return (ink > level / 4).sum() > 1.5 * self.mask.sum()
+
+
 def connected_parts(mask, ink):
-    """Give each connected part of a mask (h, w) a number. Returns the numbers, int (h, w), with 0
-    outside of the mask, and for each number the part's ink and its pixels on the image's border."""
-    labels, before = np.arange(1, mask.size + 1).reshape(mask.shape) * mask, None
-    while not np.array_equal(labels, before):
-        before = labels
-        labels = maximum(labels, 1) * mask  # take over the largest label around each pixel,
-        labels = np.append(0, labels)[labels]  # and what the pixel that it names has by now
-    weight = np.bincount(labels[mask], ink[mask], minlength=mask.size + 1)
-    return labels, weight, np.bincount(border(labels), minlength=mask.size + 1)
+    """The connected parts of a mask (h, w), but for specks: a list of Parts."""
+    labels, largest = None, np.arange(1, mask.size + 1).reshape(mask.shape) * mask
+    while not np.array_equal(labels, largest):
+        labels = largest
+        root = np.arange(mask.size + 1)  # for each label the largest one that touches it,
+        np.maximum.at(root, labels[mask], (maximum(labels, 1))[mask])
+        while not np.array_equal(root, root[root]):
+            root = root[root]            # and the largest one that touches that, and so on
+        largest = root[labels]
+    sizes = np.bincount(labels[mask])
+    return [Part(labels == label, ink) for label in np.flatnonzero(sizes > SPECK)]
 
 
 def border(image):
@@ -146,45 +222,45 @@ def find_digit(ink):
     The threshold falls step by step, so that a pen is found before the paler lines that it crosses.
     A part counts once the threshold has fallen to half of its ink; before, parts of it are missing.
     """
-    height, width = ink.shape
     level, cropped, most = ink.max(), None, 0
+    faint = connected_parts(ink > FAINT, ink)
     while level > FAINT:
-        labels, weight, contact = connected_parts(ink > level / 2, ink)
-        digit, tallest = 0, 0.03 * FIRST  # smaller parts are specks
-        for part in np.flatnonzero(weight > 2 * level):
-            mask = labels == part
-            left, top, right, bottom = box_of(mask)
-            wide, tall = right - left, bottom - top
-            if np.quantile(ink[mask], 0.75) < level:
-                continue  # too early for this part
-            if not contact[part] and tall > tallest:
-                digit, tallest = part, tall
-            if contact[part] and weight[part] > most and max(wide, tall) > FIRST / 5:
-                # A digit may also fill the photo or be cut off. The edge of a desk lies along one
-                # side, ruled lines are thinner than a digit, and a shadow has no sharp edge.
-                strip = (wide < width / 2 or tall < height / 2) and (
-                    contact[part] > 0.9 * max(wide, tall) or wide > 0.95 * width
-                    or tall > 0.95 * height)
-                lines = mask.sum() < 0.06 * wide * tall
-                shadow = (ink > level / 4).sum() > 1.5 * mask.sum()
-                if not (strip or lines or shadow):
-                    cropped = with_pieces(labels, weight, contact, part)
-                    most = weight[part]
-        if weight[digit] > most / 10:
-            return with_pieces(labels, weight, contact, digit)
+        parts = connected_parts(ink > level / 2, ink)
+        ripe = [part for part in parts if np.quantile(part.ink, 0.75) >= level
+                and not any(map(part.surrounds, parts + faint))]
+        for part in ripe:  # a digit may also fill the photo or be cut off
+            if part.contact and part.weight > most and max(part.wide, part.tall) > FIRST / 5 and not (
+                    part.is_strip() or part.is_frame() or part.is_ruled()
+                    or part.is_shadow(ink, level)):
+                cropped, most = with_pieces(part, parts), part.weight
+        digit = max((part for part in ripe if not part.contact and part.tall > SPECK),
+                    key=lambda part: part.tall, default=None)
+        if digit and digit.weight > most / 10:
+            return with_pieces(digit, parts)
         level *= 0.8
     return cropped
 
 
-def with_pieces(labels, weight, contact, digit):
+def with_pieces(digit, parts):
     """The mask of a digit together with the pieces near it, such as the bar of a 5."""
-    mask = labels == digit
-    left, top, right, bottom = box_of(mask)
-    near = labels[maximum(mask, max(right - left, bottom - top) // 5)]
-    pieces = near[weight[near] > 0.03 * weight[digit]]
-    if not contact[digit]:
-        pieces = pieces[contact[pieces] == 0]
-    return np.isin(labels, pieces)
+    near = maximum(digit.mask, max(digit.wide, digit.tall) // 5)
+    pieces = [part.mask for part in parts if near[part.mask].any()
+              and part.weight > 0.03 * digit.weight and (digit.contact or not part.contact)
+              and not part.surrounds(digit) and not part.rivals(digit)]
+    return np.any([digit.mask, *pieces], axis=0)
+
+
+def complete(mask, ink):
+    """Complete the mask of a digit, whose thinnest strokes may have less than half of its
+    logarithmic ink, by what has half of its linear ink (h, w) and is connected to it, unless that
+    reaches the border as ruled lines do. Returns the mask, and False if there is another digit."""
+    parts = connected_parts(mask | (ink > np.quantile(ink[mask], 0.75) / 2), ink)
+    own = [part.mask[mask].any() for part in parts]
+    whole = np.any([part.mask for part, is_own in zip(parts, own) if is_own], axis=0)
+    mask = mask if border(whole).any() else whole
+    digit = Part(mask, ink)
+    return mask, not any(part.rivals(digit) and not (is_own or part.contact)
+                         for part, is_own in zip(parts, own))
 
 
 def look_closer(photo, channel, sign, mask):
@@ -201,7 +277,7 @@ def look_closer(photo, channel, sign, mask):
     box *= np.array(photo.size * 2) / whole
     brightness = log_brightness(photo.resize(size, box=tuple(box), reducing_gap=3))[channel]
     ink = ink_on_background(sign * brightness, max(size) * 3 // 10)
-    ink = sign * (1 - np.exp(-sign * ink))  # linear, so that the outline of a stroke is half ink
+    ink = linear(ink, sign)  # so that the outline of a stroke is half ink
     digit = allowed & (ink > np.quantile(ink[allowed], 0.85) / 2)
     digit = Image.fromarray(digit.astype(np.uint8) * 255)
     inner = digit.getbbox()
@@ -218,8 +294,11 @@ def adjust_strokes(mask):
     outline = ImageChops.difference(smooth, smooth.filter(ImageFilter.MinFilter(3)))
     width = 2 * np.count_nonzero(smooth) / max(1, np.count_nonzero(outline))  # it has two sides
     change = np.clip(width, THIN * CLOSER / 20, BOLD * CLOSER / 20) - width
+    size = 2 * round(abs(change) / 2) + 1
+    if size == 1:
+        return mask  # for which Pillow 12.3 divides by 0
     grow = ImageFilter.MaxFilter if change > 0 else ImageFilter.MinFilter
-    return mask.filter(grow(2 * round(abs(change) / 2) + 1))
+    return mask.filter(grow(size))
 
 
 def to_mnist(mask):
@@ -283,7 +362,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     try:
         model = load_model(args.model)
-        photo, box, image = read_photo(args.photo)
+        photo, box, image, alone = read_photo(args.photo)
         x = codelet7.normalize(image)
         hidden = model.encode(x)
         output = Path(f"{args.photo.stem}_reconstructed.png")
