@@ -254,7 +254,7 @@ def complete(mask, ink):
     """Complete the mask of a digit, whose thinnest strokes may have less than half of its
     logarithmic ink, by what has half of its linear ink (h, w) and is connected to it, unless that
     reaches the border as ruled lines do. Returns the mask, and False if there is another digit."""
-    parts = connected_parts(mask | (ink > np.quantile(ink[mask], 0.75) / 2), ink)
+    parts = connected_parts(mask | (ink > np.quantile(ink[mask], 0.75) / 3), ink)
     own = [part.mask[mask].any() for part in parts]
     whole = np.any([part.mask for part, is_own in zip(parts, own) if is_own], axis=0)
     mask = mask if border(whole).any() else whole
