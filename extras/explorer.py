@@ -18,7 +18,8 @@ import torch.nn.functional as F
 
 import codelet7
 import digits
-from utils import MEAN, ON, STD, WHITE
+from digits import MEAN, STD
+from utils import ON, WHITE
 
 HERE = Path(__file__).resolve().parent
 TEMPLATE, PAGE = HERE / "explorer_template.html", HERE / "explorer.html"
