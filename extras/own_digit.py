@@ -2,22 +2,25 @@
 
     python -m extras.own_digit my_digit.jpg
 
-prints the activations of the hidden nodes and saves my_digit_reconstructed.png. The digit may be
-dark on light or light on dark, in any colour, on paper that is lined, unevenly lit or smaller than
-the photo. The photo is read in five steps:
+prints the activations of the hidden nodes and saves my_digit_reconstructed.png in the current
+folder. The digit may be dark on light or light on dark, in any colour, on paper that is lined,
+framed, unevenly lit or smaller than the photo. The photo is read in five steps:
 
 1. Brightness is measured on a logarithmic scale. A shadow divides the brightness of the paper and
    that of the ink by the same number, so their difference, the ink, is the same in the shadow.
 2. The background is the photo without everything that is narrower than the boldest stroke.
 3. The pixels that stand out from the background form connected parts. The digit is the tallest part
-   that does not touch the border of the photo, as the edge of a desk and ruled lines do.
-4. In a closer look, the digit has the same size in every photo and becomes black and white, as the
-   scans were from which MNIST was made.
+   that does not touch the border of the photo, as the edge of a desk and ruled lines do, and that
+   surrounds nothing, as a frame does. If there is none, the digit is what fills the photo or is cut
+   off by its border, unless that looks like an edge, ruled lines or a shadow.
+4. In a closer look, the digit has the same size in every photo and becomes black and white, like
+   the scans that MNIST was made from.
 5. The digit is scaled and centred as MNIST's digits are.
 """
 
 import argparse
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +35,8 @@ LARGEST = 2000  # pixels, longer side: larger photos are reduced first
 FIRST = 320     # pixels, longer side of the whole photo in the first look, which finds the digit
 CLOSER = 160    # pixels, longer side of the digit in the closer look
 FAINT = 0.2     # fainter ink, a difference of logarithms, may be noise; pencil has about 0.5
-SPECK = 0.03 * FIRST  # pixels in the first look: less tall parts are specks
+SPECK = 0.03 * FIRST   # pixels in the first look: what is less tall is no digit
+RIVAL = 0.7     # of the digit's height: what is taller is another digit, not a piece of this one
 THIN, BOLD = 2.0, 3.0  # pixels of the 28 x 28 image: strokes get a width between these, as in MNIST
 
 T = Image.Transpose
@@ -68,7 +72,6 @@ def open_photo(path):
     """Any image that PIL reads (of an animation, the first frame) -> PIL RGB image, upright."""
     try:
         with Image.open(path) as file:
-            file.load()
             # ImageOps.exif_transpose() also writes all of EXIF again, and fails if any of it is odd.
             turn = UPRIGHT.get(file.getexif().get(ExifTags.Base.Orientation))
             photo = file if turn is None else file.transpose(turn)
@@ -92,8 +95,8 @@ def open_photo(path):
 
 def find_channel(photo):
     """Find the digit in the colour channel in which it has the most contrast. Returns (channel,
-    sign, mask, alone) or None: sign is 1 for dark ink and -1 for light ink, mask is bool (h, w),
-    and alone is False if something else is nearly as tall."""
+    sign, digit, alone) or None: sign is 1 for dark ink and -1 for light ink, digit is a Part, and
+    alone is False if something else is nearly as tall."""
     size = [max(1, round(side * FIRST / max(photo.size))) for side in photo.size]
     channels = log_brightness(photo.resize(size, reducing_gap=3))
     found, most = None, 0
@@ -113,9 +116,8 @@ def find_sign(brightness):
     The ink is what differs from most of the photo: its border may be dark all around. But if that
     is cut off, it may be the background of a digit that fills the photo, so that the border decides.
     """
-    signs, mask = [], None
-    for background in map(np.median, (brightness, border(brightness))):
-        signs.append(1 if background - brightness.min() > brightness.max() - background else -1)
+    middle, mask = (brightness.min() + brightness.max()) / 2, None
+    signs = [1 if np.median(part) > middle else -1 for part in (brightness, border(brightness))]
     for sign in dict.fromkeys(signs):
         ink = ink_on_background(sign * brightness, FIRST // 5)
         mask = find_digit(ink)
@@ -126,8 +128,8 @@ def find_sign(brightness):
 
 def log_brightness(photo):
     """PIL RGB image -> float (3, h, w), the logarithm of its brightness."""
-    pixels = np.array(photo, np.float32).clip(20)  # noise in the black would count as ink
-    return np.log(pixels + 25).transpose(2, 0, 1)
+    pixels = np.array(photo, np.float32).clip(20) + 25  # else noise in the black would count
+    return np.log(pixels).transpose(2, 0, 1)
 
 
 def ink_on_background(brightness, radius):
@@ -155,65 +157,52 @@ def maximum(image, radius):
 
 
 class Part:
-    """A connected part of the ink (h, w) of a photo: its mask, box and number of pixels on the
-    photo's border."""
+    """A connected part of the ink (h, w) of a photo: its mask, ink and pixels on the border."""
 
     def __init__(self, mask, ink):
         self.mask, self.ink = mask, ink[mask]
+        self.box = np.array(Image.fromarray(mask).getbbox())  # left, top, right, bottom
+        self.wide, self.tall = self.box[2:] - self.box[:2]
         self.weight, self.contact = self.ink.sum(), np.count_nonzero(border(mask))
-        self.left, self.top, self.right, self.bottom = box_of(mask)
-        self.wide, self.tall = self.right - self.left, self.bottom - self.top
 
     def surrounds(self, other):
-        """A frame surrounds another part that is no speck beside it."""
-        return (self.left < other.left and self.right > other.right and self.top < other.top
-                and self.bottom > other.bottom and other.tall > self.tall / 5)
-
-    def rivals(self, other):
-        """A second digit is nearly as tall."""
-        return self.tall > 0.7 * other.tall and not self.surrounds(other)
+        """A frame surrounds something that is no speck."""
+        inside = (other.box - self.box) * [1, 1, -1, -1] > 0
+        return inside.all() and other.tall > self.tall / 5
 
     def is_strip(self):
-        """The edge of a desk or a ruled line lies along one side of the photo or crosses it."""
+        """The edge of a desk lies along one side of the photo, a dark frame along two or more, and
+        a ruled line crosses it."""
         height, width = self.mask.shape
-        return (self.wide < width / 2 or self.tall < height / 2) and (
-            self.contact > 0.9 * max(self.wide, self.tall) or self.wide > 0.95 * width
-            or self.tall > 0.95 * height)
-
-    def is_frame(self):
-        """A dark border lies along two sides of the photo or more."""
-        return self.contact > 0.9 * sum(self.mask.shape)
+        narrow = self.wide < width / 2 or self.tall < height / 2
+        across = self.wide > 0.95 * width or self.tall > 0.95 * height
+        along = self.contact > 0.9 * (max(self.wide, self.tall) if narrow else width + height)
+        return along or narrow and across
 
     def is_ruled(self):
         """Ruled lines, connected by something, are thinner than a digit."""
         return self.mask.sum() < 0.06 * self.wide * self.tall
 
     def is_shadow(self, ink, level):
-        """A shadow has no sharp edge, so that a lower threshold makes it much larger."""
+        """A shadow has no sharp edge: at a lower threshold, there is much more of it."""
         return (ink > level / 4).sum() > 1.5 * self.mask.sum()
 
 
 def connected_parts(mask, ink):
     """The connected parts of a mask (h, w), but for specks: a list of Parts."""
-    labels, largest = None, np.arange(1, mask.size + 1).reshape(mask.shape) * mask
-    while not np.array_equal(labels, largest):
-        labels = largest
-        root = np.arange(mask.size + 1)  # for each label the largest one that touches it,
-        np.maximum.at(root, labels[mask], (maximum(labels, 1))[mask])
+    labels, merged = None, np.arange(1, mask.size + 1).reshape(mask.shape) * mask
+    while not np.array_equal(labels, merged):
+        labels, root = merged, np.arange(mask.size + 1)
+        np.maximum.at(root, labels[mask], maximum(labels, 1)[mask])  # the largest that touches it,
         while not np.array_equal(root, root[root]):
-            root = root[root]            # and the largest one that touches that, and so on
-        largest = root[labels]
+            root = root[root]  # and the largest one that touches that one, and so on
+        merged = root[labels]
     sizes = np.bincount(labels[mask])
     return [Part(labels == label, ink) for label in np.flatnonzero(sizes > SPECK)]
 
 
 def border(image):
     return np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
-
-
-def box_of(mask):
-    """(left, top, right, bottom) of a mask (h, w)."""
-    return Image.fromarray(mask).getbbox()
 
 
 def find_digit(ink):
@@ -223,68 +212,66 @@ def find_digit(ink):
     A part counts once the threshold has fallen to half of its ink; before, parts of it are missing.
     """
     level, cropped, most = ink.max(), None, 0
-    faint = connected_parts(ink > FAINT, ink)
+    faint = connected_parts(ink > FAINT, ink)  # a frame may be darker than what it surrounds
     while level > FAINT:
         parts = connected_parts(ink > level / 2, ink)
-        ripe = [part for part in parts if np.quantile(part.ink, 0.75) >= level
-                and not any(map(part.surrounds, parts + faint))]
-        for part in ripe:  # a digit may also fill the photo or be cut off
-            if part.contact and part.weight > most and max(part.wide, part.tall) > FIRST / 5 and not (
-                    part.is_strip() or part.is_frame() or part.is_ruled()
-                    or part.is_shadow(ink, level)):
+        whole = []
+        for part in parts:
+            if np.quantile(part.ink, 0.75) < level or any(map(part.surrounds, parts + faint)):
+                continue  # too early for this part, or a frame
+            if not part.contact:
+                whole.append(part)
+            elif part.weight > most and max(part.wide, part.tall) > FIRST / 5 and not (
+                    part.is_strip() or part.is_ruled() or part.is_shadow(ink, level)):
                 cropped, most = with_pieces(part, parts), part.weight
-        digit = max((part for part in ripe if not part.contact and part.tall > SPECK),
-                    key=lambda part: part.tall, default=None)
-        if digit and digit.weight > most / 10:
+        digit = max(whole, key=lambda part: part.tall, default=None)
+        if digit and digit.tall > SPECK and digit.weight > most / 10:
             return with_pieces(digit, parts)
         level *= 0.8
-    return cropped
+    return cropped  # the digit fills the photo, or is cut off
 
 
 def with_pieces(digit, parts):
     """The mask of a digit together with the pieces near it, such as the bar of a 5."""
     near = maximum(digit.mask, max(digit.wide, digit.tall) // 5)
     pieces = [part.mask for part in parts if near[part.mask].any()
-              and part.weight > 0.03 * digit.weight and (digit.contact or not part.contact)
-              and not part.surrounds(digit) and not part.rivals(digit)]
+              and 0.03 * digit.weight < part.weight and part.tall < RIVAL * digit.tall
+              and (digit.contact or not part.contact)]
     return np.any([digit.mask, *pieces], axis=0)
 
 
 def complete(mask, ink):
-    """Complete the mask of a digit, whose thinnest strokes may have less than half of its
-    logarithmic ink, by what has half of its linear ink (h, w) and is connected to it, unless that
-    reaches the border as ruled lines do. Returns the mask, and False if there is another digit."""
+    """Add what is connected to a digit and has a third of its linear ink (h, w), since its thinnest
+    strokes have less of its logarithmic ink; but not what reaches the border, as ruled lines do.
+    Returns the digit, a Part, and False if there is another digit."""
     parts = connected_parts(mask | (ink > np.quantile(ink[mask], 0.75) / 3), ink)
-    own = [part.mask[mask].any() for part in parts]
-    whole = np.any([part.mask for part, is_own in zip(parts, own) if is_own], axis=0)
-    mask = mask if border(whole).any() else whole
-    digit = Part(mask, ink)
-    return mask, not any(part.rivals(digit) and not (is_own or part.contact)
-                         for part, is_own in zip(parts, own))
+    whole = np.any([part.mask for part in parts if part.mask[mask].any()], axis=0)
+    digit = Part(mask if border(whole).any() else whole, ink)
+    return digit, not any(part.tall > RIVAL * digit.tall and not part.surrounds(digit)
+                               and not part.contact and not part.mask[whole].any()
+                               for part in parts)
 
 
-def look_closer(photo, channel, sign, mask):
-    """Read the digit again from the photo's own pixels, at the same size for every photo. Returns
-    its box in the photo, or None if nothing is left of it, and its mask, a PIL image of 0 or 255.
-    """
-    whole = np.array(mask.shape[::-1] * 2)
-    box = np.array(box_of(mask))
-    longer = max(box[2:] - box[:2])
-    box = np.clip(box + longer / 5 * np.array([-1, -1, 1, 1]), 0, whole)  # with a margin
+def look_closer(photo, channel, sign, digit):
+    """Read a digit, a Part, again from the photo's own pixels, at the same size for every photo.
+    Returns its box in the photo, or None if nothing is left of it, and its mask, a PIL image of 0
+    or 255."""
+    whole = np.array(digit.mask.shape[::-1] * 2)
+    longer = max(digit.wide, digit.tall)
+    box = np.clip(digit.box + longer / 5 * np.array([-1, -1, 1, 1]), 0, whole)  # with a margin
     size = [round(side * CLOSER / longer) for side in box[2:] - box[:2]]
-    allowed = Image.fromarray(maximum(mask, 2).astype(np.uint8) * 255)
+    allowed = Image.fromarray(maximum(digit.mask, 2).astype(np.uint8) * 255)
     allowed = np.array(allowed.resize(size, Image.Resampling.BILINEAR, tuple(box))) > 64
     box *= np.array(photo.size * 2) / whole
     brightness = log_brightness(photo.resize(size, box=tuple(box), reducing_gap=3))[channel]
-    ink = ink_on_background(sign * brightness, max(size) * 3 // 10)
-    ink = linear(ink, sign)  # so that the outline of a stroke is half ink
-    digit = allowed & (ink > np.quantile(ink[allowed], 0.85) / 2)
-    digit = Image.fromarray(digit.astype(np.uint8) * 255)
-    inner = digit.getbbox()
+    # The ink is linear, so that the outline of a stroke has half of it.
+    ink = linear(ink_on_background(sign * brightness, max(size) * 3 // 10), sign)
+    mask = allowed & (ink > np.quantile(ink[allowed], 0.85) / 2)
+    mask = Image.fromarray(mask.astype(np.uint8) * 255)
+    inner = mask.getbbox()
     if inner:
-        zoom = (box[2:] - box[:2]) / size
-        inner = np.tile(box[:2], 2) + inner * np.tile(zoom, 2)
-    return inner, digit
+        inner = np.tile(box[:2], 2) + inner * np.tile((box[2:] - box[:2]) / size, 2)
+    return inner, mask
 
 
 def adjust_strokes(mask):
@@ -295,10 +282,8 @@ def adjust_strokes(mask):
     width = 2 * np.count_nonzero(smooth) / max(1, np.count_nonzero(outline))  # it has two sides
     change = np.clip(width, THIN * CLOSER / 20, BOLD * CLOSER / 20) - width
     size = 2 * round(abs(change) / 2) + 1
-    if size == 1:
-        return mask  # for which Pillow 12.3 divides by 0
     grow = ImageFilter.MaxFilter if change > 0 else ImageFilter.MinFilter
-    return mask.filter(grow(size))
+    return mask.filter(grow(size)) if size > 1 else mask  # Pillow 12.3 would divide by 0
 
 
 def to_mnist(mask):
@@ -317,20 +302,6 @@ def to_mnist(mask):
 
 # --- The command line ---
 
-def load_model(path):
-    """The trained model that codelet7.py saved at `path`; its number of nodes is in the file.
-    Raises DataError if there is none."""
-    try:
-        weights = torch.load(path, weights_only=True)
-    except FileNotFoundError:
-        standin = path.parent.parent / "standin" / "trained" / "model.pt"
-        hint = f", or pass --model {standin} (stand-in digits)" if standin.exists() else ""
-        raise DataError(f"{path} does not exist: run codelet7.py to train a model{hint}") from None
-    model = codelet7.SparseAutoencoder(28 * 28, len(weights["encoder.bias"]))
-    model.load_state_dict(weights)
-    return model
-
-
 @utils.styled
 def save_figure(photo, box, x, reconstruction, path, title):
     """Save the photo with the box, the normalized image x (1, 1, 28, 28) and its reconstruction
@@ -342,41 +313,51 @@ def save_figure(photo, box, x, reconstruction, path, title):
     left, top, right, bottom = box
     panels[0].plot([left, right, right, left, left], [top, top, bottom, bottom, top], utils.ORANGE)
     for axes, pixels in zip(panels[1:], (x, reconstruction)):
-        axes.imshow(utils.to_grey(pixels).view(28, 28), cmap="gray", vmin=0, vmax=255)
+        axes.imshow(utils.to_grey(pixels).view(28, 28).numpy(), cmap="gray", vmin=0, vmax=255)
     for axes, name in zip(panels, ("your photo, with the digit that was found",
                                    "the 28 x 28 image that the model sees",
                                    "the model's reconstruction")):
         axes.set_title(name)
         axes.axis("off")
-    utils.save(figure, path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # the photo's name may have any letters
+        utils.save(figure, path)
 
 
 @torch.no_grad()
 def main(argv=None):
-    """Run with the arguments in the list `argv`; the default is the command line's. Raises
+    """Run with the arguments in the list `argv`; main() takes none, whatever sys.argv holds. Raises
     SystemExit as codelet7.main() does."""
     parser = argparse.ArgumentParser("own_digit.py", description="Encode your own digit.")
     parser.add_argument("photo", type=Path, help="photo, scan or drawing of one digit")
     parser.add_argument("--model", type=Path, default="figures/trained/model.pt",
                         help="a model that codelet7.py saved (default: %(default)s)")
-    args = parser.parse_args(argv)
+    args = parser.parse_args(argv or [])
     try:
-        model = load_model(args.model)
+        if not args.model.exists():
+            standin = args.model.parent.parent / "standin" / "trained" / "model.pt"
+            hint = f", or pass --model {standin} (stand-in digits)" if standin.exists() else ""
+            raise DataError(f"{args.model} does not exist: run codelet7.py to train a model{hint}")
+        model = codelet7.load_model(args.model)
         photo, box, image, alone = read_photo(args.photo)
         x = codelet7.normalize(image)
         hidden = model.encode(x)
         output = Path(f"{args.photo.stem}_reconstructed.png")
-        title = (f"{args.photo.name}, encoded and reconstructed by {args.model} "
-                 f"({hidden.shape[1]} nodes)")
+        name = args.photo.name.encode("utf-8", "backslashreplace").decode()
+        title = f"{name}, encoded and reconstructed by {args.model} ({hidden.shape[1]} nodes)"
         save_figure(photo, box, x, model.decode(hidden), output, title)
     except (DataError, OSError) as error:
         sys.exit(f"own_digit.py: error: {error}")
-    print("node  activation  answer (is the activation above 0.5?)")
+    if not alone:
+        print("own_digit.py: something else in the photo is nearly as tall as the digit that was "
+              "read; the box in the figure shows which one that is", file=sys.stderr)
+    print(f"node  activation  answer (is the activation above {utils.ON}?)")
     for node, activation in enumerate(hidden[0]):
         print(f"{node:4}  {activation:10.4f}  {'yes' if activation > utils.ON else 'no'}")
     print(f"Figure: {output}")
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # print \u03b1 if a console lacks the letter
-    main()
+    if hasattr(sys.stdout, "reconfigure"):  # a console may lack letters of the photo's name
+        sys.stdout.reconfigure(errors="backslashreplace")
+    main(sys.argv[1:])
