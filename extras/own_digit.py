@@ -72,7 +72,7 @@ def open_photo(path):
     """Any image that PIL reads (of an animation, the first frame) -> PIL RGB image, upright."""
     try:
         with Image.open(path) as file:
-            # ImageOps.exif_transpose() also writes all of EXIF again, and fails if any of it is odd.
+            # ImageOps.exif_transpose() would also rewrite the EXIF, and fail if any of it is odd.
             turn = UPRIGHT.get(file.getexif().get(ExifTags.Base.Orientation))
             photo = file if turn is None else file.transpose(turn)
             if photo.mode[0] in "IF":  # 16 bits or more: convert() would clip the values at 255
@@ -113,8 +113,8 @@ def find_channel(photo):
 def find_sign(brightness):
     """Find the digit in the brightness (h, w) of one channel: returns (sign, mask or None, ink).
 
-    The ink is what differs from most of the photo: its border may be dark all around. But if that
-    is cut off, it may be the background of a digit that fills the photo, so that the border decides.
+    The ink is what differs from most of the photo, whose border may be dark all around. But if that
+    is cut off by the border, the photo may be full of ink: then it is what differs from the border.
     """
     middle, mask = (brightness.min() + brightness.max()) / 2, None
     signs = [1 if np.median(part) > middle else -1 for part in (brightness, border(brightness))]
@@ -248,8 +248,7 @@ def complete(mask, ink):
     whole = np.any([part.mask for part in parts if part.mask[mask].any()], axis=0)
     digit = Part(mask if border(whole).any() else whole, ink)
     return digit, not any(part.tall > RIVAL * digit.tall and not part.surrounds(digit)
-                               and not part.contact and not part.mask[whole].any()
-                               for part in parts)
+                          and not part.contact and not part.mask[whole].any() for part in parts)
 
 
 def look_closer(photo, channel, sign, digit):
@@ -283,7 +282,13 @@ def adjust_strokes(mask):
     change = np.clip(width, THIN * CLOSER / 20, BOLD * CLOSER / 20) - width
     size = 2 * round(abs(change) / 2) + 1
     grow = ImageFilter.MaxFilter if change > 0 else ImageFilter.MinFilter
-    return mask.filter(grow(size)) if size > 1 else mask  # Pillow 12.3 would divide by 0
+    if size == 1:
+        return mask  # Pillow 12.3 would divide by 0
+    adjusted = np.array(mask.filter(grow(size)))
+    for part in connected_parts(np.array(mask) == 0, adjusted):
+        if not part.contact and part.tall > CLOSER / 20 and adjusted[part.mask].mean() > 240:
+            adjusted[part.mask] = 0  # it was a small loop
+    return Image.fromarray(adjusted)
 
 
 def to_mnist(mask):
