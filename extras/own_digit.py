@@ -114,15 +114,18 @@ def find_sign(brightness):
     """Find the digit in the brightness (h, w) of one channel: returns (sign, mask or None, ink).
 
     The ink is what differs from most of the photo, whose border may be dark all around. But if that
-    is cut off by the border, the photo may be full of ink: then it is what differs from the border.
+    belongs to something that reaches the border, it may be the background of a bold digit that
+    fills the photo: then the ink is what differs from the border.
     """
     middle, mask = (brightness.min() + brightness.max()) / 2, None
     signs = [1 if np.median(part) > middle else -1 for part in (brightness, border(brightness))]
     for sign in dict.fromkeys(signs):
         ink = ink_on_background(sign * brightness, FIRST // 5)
         mask = find_digit(ink)
-        if mask is not None and not border(mask).any():
-            break
+        if mask is not None:
+            parts = connected_parts(mask | (sign * brightness < sign * middle), ink)
+            if not any(part.contact and part.mask[mask].any() for part in parts):
+                break
     return sign, mask, ink
 
 
