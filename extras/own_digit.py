@@ -47,25 +47,22 @@ UPRIGHT = {2: T.FLIP_LEFT_RIGHT, 3: T.ROTATE_180, 4: T.FLIP_TOP_BOTTOM, 5: T.TRA
 # --- From a photo to MNIST's form ---
 
 def read_digit(path):
-    """Read a photo of a digit: returns uint8 (1, 28, 28) in MNIST's form: light ink on black, a
-    box of 20 x 20 pixels around it, its centre of mass at pixel (14, 14) (LeCun et al., Proceedings
-    of the IEEE 1998, section III). Raises DataError, whose message names the file and says what to
-    do, if it is not an image or shows no digit; OSError if it cannot be opened.
-    """
-    return read_photo(path)[2]
-
-
-def read_photo(path):
-    """Read a digit as read_digit() does: returns (photo, box, image, alone), where `photo` is a PIL
+    """Read a photo of a digit: returns (image, photo, box, alone). The image is uint8 (1, 28, 28)
+    in MNIST's form: light ink on black, a box of 20 x 20 pixels around it, its centre of mass at
+    pixel (14, 14) (LeCun et al., Proceedings of the IEEE 1998, section III). `photo` is a PIL
     image, `box` the digit's (left, top, right, bottom) in pixels of the photo, and `alone` is False
-    if something else in the photo is nearly as tall as the digit."""
+    if something else in the photo is nearly as tall as the digit.
+
+    Raises DataError, whose message names the file and says what to do, if it is not an image or
+    shows no digit; OSError if it cannot be opened.
+    """
     photo = open_photo(path)
     found = find_channel(photo)
     box, mask = look_closer(photo, *found[:3]) if found else (None, None)
     if box is None:
         raise DataError(f"{path} shows no digit: photograph a single digit with some background "
                         "around it, in a colour that stands out")
-    return photo, box, to_mnist(mask), found[3]
+    return to_mnist(mask), photo, box, found[3]
 
 
 def open_photo(path):
@@ -318,8 +315,7 @@ def save_figure(photo, box, x, reconstruction, path, title):
     figure.suptitle("\n".join(utils.wrap(title, 140)), fontsize=9, parse_math=False)
     panels = figure.subplots(1, 3)
     panels[0].imshow(photo, interpolation="antialiased")
-    left, top, right, bottom = box
-    panels[0].plot([left, right, right, left, left], [top, top, bottom, bottom, top], utils.ORANGE)
+    panels[0].plot(np.take(box, [0, 2, 2, 0, 0]), np.take(box, [1, 1, 3, 3, 1]), utils.ORANGE)
     for axes, pixels in zip(panels[1:], (x, reconstruction)):
         axes.imshow(utils.to_grey(pixels).view(28, 28).numpy(), cmap="gray", vmin=0, vmax=255)
     for axes, name in zip(panels, ("your photo, with the digit that was found",
@@ -347,7 +343,7 @@ def main(argv=None):
             hint = f", or pass --model {standin} (stand-in digits)" if standin.exists() else ""
             raise DataError(f"{args.model} does not exist: run codelet7.py to train a model{hint}")
         model = codelet7.load_model(args.model)
-        photo, box, image, alone = read_photo(args.photo)
+        image, photo, box, alone = read_digit(args.photo)
         x = codelet7.normalize(image)
         hidden = model.encode(x)
         output = Path(f"{args.photo.stem}_reconstructed.png")

@@ -40,7 +40,7 @@ class OwnDigit(TestCase):
 
     def read(self, image, name="scan.png", **options):
         image.save(name, **options)
-        return own_digit.read_digit(name)
+        return own_digit.read_digit(name)[0]
 
     def assertSame(self, image, *args, most=8, **options):
         """The image is read like the scan, give or take one pixel of position and, on average,
