@@ -31,7 +31,6 @@ from torchvision.transforms import functional as TF
 from torchvision.utils import make_grid
 
 import digits
-from digits import MEAN, STD
 from utils import ON, plot_losses, plot_nodes, show
 
 EPOCHS = 20
@@ -115,24 +114,22 @@ def load_data(dataset, root):
     digits, with a message on stderr. Returns digits.Digits. Raises digits.DataError and OSError as
     digits.read_mnist() does, but digits.NoMNIST only for "mnist".
     """
-    if dataset == "standin":
-        return digits.draw_standin()
-    try:
-        return digits.read_mnist(root)
-    except digits.NoMNIST as error:
-        if dataset == "mnist":
-            raise
-        print(f"{error}\nContinuing with stand-in digits rendered from fonts: losses and figures "
-              "will not match the assignment's.", file=sys.stderr, flush=True)
-        return digits.draw_standin()
+    if dataset != "standin":
+        try:
+            return digits.read_mnist(root)
+        except digits.NoMNIST as error:
+            if dataset == "mnist":
+                raise
+            print(f"{error}\nContinuing with stand-in digits rendered from fonts: losses and "
+                  "figures will not match the assignment's.", file=sys.stderr, flush=True)
+    return digits.draw_standin()
 
 
 def normalize(images):
     """uint8 (n, 28, 28) -> float (n, 1, 28, 28), as torchvision's ToTensor and Normalize do."""
     if images.dtype != torch.uint8:
-        raise TypeError(f"normalize() expects 8-bit (uint8) images with pixels 0 to 255, not "
-                        f"{images.dtype}")
-    return TF.normalize(images.unsqueeze(1) / 255, (MEAN,), (STD,))
+        raise TypeError(f"normalize() expects uint8 pixels, 0 to 255, not {images.dtype}")
+    return TF.normalize(images.unsqueeze(1) / 255, (digits.MEAN,), (digits.STD,))
 
 
 def make_dataloader(images, labels, batch_size):
@@ -214,8 +211,8 @@ def variance_explained(images, reconstruction):
     copies, 0 for always predicting their mean, below 0 for anything worse.
     """
     x = images.flatten(1)
-    error, deviation = (difference.square().sum(dtype=torch.float64)
-                        for difference in (reconstruction.flatten(1) - x, x - x.mean(0)))
+    error = (reconstruction.flatten(1) - x).square().sum(dtype=torch.float64)
+    deviation = (x - x.mean(0)).square().sum(dtype=torch.float64)
     return (1 - error / deviation).item()
 
 
@@ -251,10 +248,12 @@ def show_reconstructions(model, images, path, title):
          f"The first {len(images)} images, each with its reconstruction to its right. {title}")
 
 
-def show_top_images(images, activation, path, title):
-    """Save the 100 of `images` (n, 1, 28, 28) with the highest activation (n,), 10 per row."""
+def show_top_images(images, activation, node, path, title):
+    """Save the 100 of `images` (n, 1, 28, 28) with the highest activation (n,) of a hidden node, 10
+    per row."""
     top = activation.topk(min(100, len(images))).indices
-    show(make_grid(images[top], 10), path, f"The {len(top)} images that activate {title}")
+    show(make_grid(images[top], 10), path,
+         f"The {len(top)} images that activate node {node} most, strongest first. {title}")
 
 
 @torch.no_grad()
@@ -263,9 +262,8 @@ def visualize(model, images, labels, folder, title):
     show_reconstructions(model, images, folder / "reconstruction.png", title)
     # Pre-activations rank images as activations do, but the sigmoid rounds large ones to 1.
     pre_activation = model.encoder(images.flatten(1))[:, :MAX_NODE_FIGURES]
-    for node, values in enumerate(pre_activation.t()):
-        show_top_images(images, values, folder / f"node_{node}.png",
-                        f"node {node} most, strongest first. {title}")
+    for node, activation in enumerate(pre_activation.t()):
+        show_top_images(images, activation, node, folder / f"node_{node}.png", title)
     plot_nodes(model.decoder.weight.t(), torch.sigmoid(pre_activation), model.rho, images, labels,
                folder / "nodes.png", title)
 
@@ -279,9 +277,8 @@ def run(args):
     figures = args.figures_dir if data.name == "MNIST" else args.figures_dir / "standin"
     untrained, trained = figures / "untrained", figures / "trained"
     trained.mkdir(parents=True, exist_ok=True)
-    for path in (trained / "model.pt", trained / "losses.csv"):
-        if path.exists():
-            path.open("r+b").close()  # fail now, not after the training, if it is write-protected
+    for path in filter(Path.exists, (trained / "model.pt", trained / "losses.csv")):
+        path.open("r+b").close()  # fail before the training if it is write-protected
     settings = (f"{data.name}: nodes {args.hidden_dims}, rho {args.rho:g}, penalty weight "
                 f"{args.sparsity_weight:g}, learning rate {args.lr:g}, weight decay "
                 f"{args.weight_decay:g}, batch size {args.batch_size}, epochs {args.epochs}, seed "
@@ -338,11 +335,9 @@ def load_model(path):
 
 def save_losses(history, path):
     """Save a CSV file with one row per epoch."""
-    table = "epoch,loss,mse,weighted_penalty\n"
-    for epoch, (loss, mse) in enumerate(history, 1):
-        penalty = loss - mse
-        table += f"{epoch},{loss:.6f},{mse:.6f},{penalty:.6f}\n"
-    digits.write_whole(path, table.encode())
+    rows = [f"{epoch},{loss:.6f},{mse:.6f},{loss - mse:.6f}\n"
+            for epoch, (loss, mse) in enumerate(history, 1)]
+    digits.write_whole(path, "".join(["epoch,loss,mse,weighted_penalty\n", *rows]).encode())
 
 
 # --- The command line ---
@@ -356,15 +351,12 @@ def number_type(convert, is_valid, description):
     return number
 
 
-def user_path(text):
-    return Path(os.path.expanduser(text))
-
-
 def parse_args(argv):
     """Parse a list of flags; the constants above are the defaults."""
     whole = number_type(int, lambda n: 1 <= n < 2**63, "a whole number from 1")  # torch's limit
-    positive = number_type(float, lambda x: 0 <= x < math.inf, "0 or a positive number")
+    not_negative = number_type(float, lambda x: 0 <= x < math.inf, "0 or a positive number")
     share = number_type(float, lambda x: 0 < x < 1, "a number between 0 and 1")
+    folder = lambda text: Path(os.path.expanduser(text))
     parser = argparse.ArgumentParser("codelet7.py", allow_abbrev=False,
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 
@@ -373,22 +365,20 @@ def parse_args(argv):
 
     add("--epochs", whole, EPOCHS, "training epochs")
     add("--batch-size", whole, BATCH_SIZE, "images per batch")
-    add("--lr", positive, LEARNING_RATE, "Adam's learning rate")
+    add("--lr", not_negative, LEARNING_RATE, "Adam's learning rate")
     add("--hidden-dims", whole, HIDDEN_DIMS, "number of hidden nodes")
     add("--rho", share, RHO, "target for each hidden node's mean activation")
-    add("--sparsity-weight", positive, SPARSITY_WEIGHT, "weight of the sparsity penalty")
-    add("--weight-decay", positive, WEIGHT_DECAY, "Adam's weight decay")
+    add("--sparsity-weight", not_negative, SPARSITY_WEIGHT, "weight of the sparsity penalty")
+    add("--weight-decay", not_negative, WEIGHT_DECAY, "Adam's weight decay")
     add("--seed", int, SEED, "seed for initial weights and batch order")
     add("--dataset", str, "auto", "auto: MNIST if available, else stand-in digits from fonts",
         choices=["auto", "mnist", "standin"])
-    add("--data-dir", user_path, digits.default_root(),
+    add("--data-dir", folder, digits.default_root(),
         "folder that holds MNIST or receives the download; $MNIST_ROOT if set")
-    add("--figures-dir", user_path, "figures", "output folder for figures and model")
-    add("--device", str, "cpu", "device to train on", choices=["cpu", "cuda"])
-    args = parser.parse_args(argv)
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: no GPU is available to PyTorch")
-    return args
+    add("--figures-dir", folder, "figures", "output folder for figures and model")
+    add("--device", str, "cpu", "cpu, or cuda where PyTorch finds a GPU",
+        choices=["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
+    return parser.parse_args(argv)
 
 
 def main(argv=None):

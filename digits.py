@@ -51,7 +51,7 @@ def default_root():
 
 
 def read_mnist(root):
-    """Read MNIST from root/MNIST/raw; what is missing there is downloaded and added. Returns Digits.
+    """Read MNIST from root/MNIST/raw; download and add what is missing there. Returns Digits.
 
     Raises DataError if a file has one of MNIST's names but not its contents, or if only some of
     the files are available; NoMNIST if none is; OSError on read or write errors.
@@ -66,9 +66,9 @@ def read_mnist(root):
             if getattr(error, "errno", None) == errno.ENOSPC:  # a full disk names no file
                 raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from None
             kind = DataError if len(missing) < len(MD5) else NoMNIST
-            reason = " ".join(str(error).split())
             raise kind(f"There is no complete MNIST in {raw} (missing: {', '.join(missing)}), and "
-                       f"the download failed ({reason}). Put the missing files there.") from None
+                       f"the download failed ({' '.join(str(error).split())}). Put the missing "
+                       "files there.") from None
         for name in missing:
             files[name] = downloaded[name]
             if not os.path.lexists(raw / name):  # another process may have just written it
@@ -131,10 +131,8 @@ def write_whole(path, data):
 # --- Stand-in digits ---
 
 FONTS = ["DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique",
-         "DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique",
-         "DejaVuSansMono-BoldOblique", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic",
-         "DejaVuSerif-BoldItalic", "STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic",
-         "STIXGeneralBolIta", "cmr10", "cmb10", "cmss10", "cmtt10"]
+         "DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSerif", "DejaVuSerif-Bold",
+         "DejaVuSerif-Italic", "DejaVuSerif-BoldItalic", "STIXGeneral", "cmr10", "cmss10", "cmtt10"]
 GLYPH = 64  # pixels: glyphs are drawn large, in 42-point type, then shrunk
 
 
@@ -150,9 +148,8 @@ def draw_standin(train=60_000, test=10_000):
     # F.affine_grid expects the map from output to glyph coordinates, in units of half an image:
     # here a random matrix near the identity, half as large as the glyph was drawn, with MNIST's
     # centre of mass, half a pixel right of and below the middle.
-    linear = 0.16 - 0.32 * torch.rand(count, 2, 2, generator=generator, dtype=torch.float32)
-    linear[:, [0, 1], [0, 1]] += 1
-    linear *= 28 / GLYPH * 2
+    noise = torch.rand(count, 2, 2, generator=generator, dtype=torch.float32) - 0.5
+    linear = (torch.eye(2).float() + 0.32 * noise) * (28 / GLYPH * 2)
     theta = torch.cat([linear, linear.sum(2, keepdim=True) * (-0.5 / 14)], 2)
     images = torch.empty(count, 28, 28, dtype=torch.uint8)
     for chunk in torch.arange(count).split(2000):  # limits memory use

@@ -85,7 +85,8 @@ class Run(TestCase):
         self.assertEqual(len(titles), 2 * len(FIGURES) + 2)
         for title in titles:
             self.assertIn("stand-in digits (not MNIST): nodes 3, rho 0.05, penalty weight 0.0001, "
-                          "learning rate 0.0001, weight decay 0, batch size 64, epochs 1, seed 0.", title)
+                          "learning rate 0.0001, weight decay 0, batch size 64, epochs 1, "
+                          "seed 0.", title)
         self.assertEqual(names(self.figures), {"trained", "standin"})
         self.assertEqual((self.figures / "trained" / "nodes.png").read_bytes(), b"MNIST's")
 
@@ -107,7 +108,8 @@ class Run(TestCase):
                     titles, _ = self.titles(**given)
                 for title in titles:
                     self.assertIn("MNIST: nodes 3, rho 0.1, penalty weight 0.5, learning rate "
-                                  "0.002, weight decay 0.01, batch size 32, epochs 2, seed 7.", title)
+                                  "0.002, weight decay 0.01, batch size 32, epochs 2, "
+                                  "seed 7.", title)
                 models.append(self.model())
         self.assertTrue(torch.equal(*models))
         self.without_figures()
@@ -182,7 +184,7 @@ class Errors(TestCase):
 
     @unittest.skipIf(torch.cuda.is_available(), "there is a GPU")
     def test_missing_gpu(self):
-        self.assertFails(2, ["--device", "GPU"], "--device=cuda")
+        self.assertFails(2, ["--device", "cuda"], "--device=cuda")
 
     def test_unwritable_paths_fail_before_training(self):
         self.put(self.folder, {"file": b"mine"})
@@ -238,7 +240,8 @@ class Errors(TestCase):
         trained = self.folder / "figures" / "standin" / "trained"
         self.put(trained, {"nodes.png": b"the last run's"})
         self.without_figures()
-        codelet7.visualize.side_effect = lambda *args: digits.write_whole(args[3] / "nodes.png", b"")
+        codelet7.visualize.side_effect = lambda model, images, labels, folder, title: \
+            digits.write_whole(folder / "nodes.png", b"drawn")
         for settings, epoch in ((dict(lr=1e38, epochs=5), "in epoch"),
                                 (dict(sparsity_weight=1e38), "in epoch 1"),
                                 (dict(lr=3e38, batch_size=1000), "after the last step")):

@@ -36,28 +36,29 @@ LOOKS = [*range(1, EPOCHS + 1), *range(EPOCHS + 5, LONG + 1, 5)]  # the epochs t
 SEEDS, ALL_SEEDS = range(SEED, SEED + 3), range(SEED, SEED + 8)
 
 THREE = dict.fromkeys(SEEDS, EPOCHS)
+SIXTY = THREE | {SEED: 60}
 STRONG, DECAY = {"sparsity_weight": 0.08}, {"weight_decay": 8e-5}  # UFLDL's: see penalty_numbers()
 FAST = {"lr": 1e-3}
-HUNDRED = {"hDims": 100, "sparsity_weight": 0.01} | FAST
-RUNS = {  # name: the epochs for each seed, and what differs from `python codelet7.py`
-    "default": (dict.fromkeys(ALL_SEEDS, EPOCHS) | dict.fromkeys(SEEDS, LONG), {}),
-    "no-penalty": (THREE, {"sparsity_weight": 0.0}),
-    "decay": (THREE, DECAY),
-    "strong": (THREE | {SEED: 60}, STRONG),
-    "strong-decay": (THREE | {SEED: 60}, STRONG | DECAY),
-    "fast": (THREE, FAST),
-    "strong-fast": (THREE | {SEED: 60}, STRONG | FAST),
-    "strong-decay-fast": (THREE | {SEED: 60}, STRONG | DECAY | FAST),
-    "strong-encoder-decay-fast": (THREE, STRONG | DECAY | FAST | {"part": "encoder"}),
-    "strong-decoder-decay-fast": (THREE, STRONG | DECAY | FAST | {"part": "decoder"}),
-    "limit-5": ({SEED: EPOCHS}, STRONG | FAST | {"limit": 5.0}),
-    "limit-10": (THREE, STRONG | FAST | {"limit": 10.0}),
-    "limit-20": ({SEED: EPOCHS}, STRONG | FAST | {"limit": 20.0}),
-    "limit-40": ({SEED: EPOCHS}, STRONG | FAST | {"limit": 40.0}),
-    "hundred": (THREE, HUNDRED),
-    "hundred-decay": (THREE, HUNDRED | {"weight_decay": 2e-5}),
-    "other-order": (THREE, {"order": SEED + 100}),  # the seed of the weights stays
-    "linear-output": (THREE, {"linear": True}),
+HUNDRED = {"hDims": 100, "sparsity_weight": 0.01}
+RUNS = {  # name: epochs by seed; how model and training differ from those of `python codelet7.py`
+    "default": (dict.fromkeys(ALL_SEEDS, EPOCHS) | dict.fromkeys(SEEDS, LONG), {}, {}),
+    "no-penalty": (THREE, {"sparsity_weight": 0.0}, {}),
+    "decay": (THREE, {}, DECAY),
+    "strong": (SIXTY, STRONG, {}),
+    "strong-decay": (SIXTY, STRONG, DECAY),
+    "fast": (THREE, {}, FAST),
+    "strong-fast": (SIXTY, STRONG, FAST),
+    "strong-decay-fast": (SIXTY, STRONG, FAST | DECAY),
+    "strong-encoder-decay-fast": (THREE, STRONG, FAST | DECAY | {"part": "encoder"}),
+    "strong-decoder-decay-fast": (THREE, STRONG, FAST | DECAY | {"part": "decoder"}),
+    "limit-5": ({SEED: EPOCHS}, STRONG, FAST | {"limit": 5.0}),
+    "limit-10": (THREE, STRONG, FAST | {"limit": 10.0}),
+    "limit-20": ({SEED: EPOCHS}, STRONG, FAST | {"limit": 20.0}),
+    "limit-40": ({SEED: EPOCHS}, STRONG, FAST | {"limit": 40.0}),
+    "hundred": (THREE, HUNDRED, FAST),
+    "hundred-decay": (THREE, HUNDRED, FAST | {"weight_decay": 2e-5}),
+    "other-order": (THREE, {}, {"order": SEED + 100}),  # the seed of the weights stays
+    "linear-output": (THREE, {"linear": True}, {}),
 }
 
 
@@ -120,17 +121,14 @@ def train(model, data, seed, epochs=EPOCHS, lr=codelet7.LEARNING_RATE, order=Non
 @functools.cache
 def run(name, seed):
     """The losses and weights by epoch of one of RUNS: kept ones, or trained now."""
-    epochs, settings = RUNS[name][0][seed], RUNS[name][1]
-    path, setup = KEPT / f"{name}-{seed}.pt", [epochs, settings]
+    epochs, of_model, of_training = RUNS[name]
+    path, setup = KEPT / f"{name}-{seed}.pt", [epochs[seed], of_model | of_training]
     if path.exists():
         kept = torch.load(path)
         if kept["setup"] == setup:
             return kept["losses"], kept["weights"]
-    of_model = {key: settings[key] for key in ("hDims", "linear", "sparsity_weight")
-                if key in settings}
-    of_training = {key: value for key, value in settings.items() if key not in of_model}
-    losses, weights = train(new_model(seed, **of_model), load(), seed, epochs, **of_training)
-    print(f"{name}, seed {seed}: {losses[0]:.4f} to {losses[-1]:.4f} in {epochs} epochs", flush=True)
+    losses, weights = train(new_model(seed, **of_model), load(), seed, epochs[seed], **of_training)
+    print(f"{name}, seed {seed}: {losses[0]:.4f} to {losses[-1]:.4f}", flush=True)
     KEPT.mkdir(exist_ok=True)
     torch.save({"setup": setup, "losses": losses, "weights": weights}, path)
     return losses, weights
@@ -138,8 +136,251 @@ def run(name, seed):
 
 def model_at(name, seed=SEED, epoch=EPOCHS):
     """One of RUNS as it was after an epoch."""
-    settings = RUNS[name][1]
-    model = new_model(seed, **{key: settings[key] for key in ("hDims", "linear", "sparsity_weight")
-                               if key in settings})
+    model = new_model(seed, **RUNS[name][1])
     model.load_state_dict(run(name, seed)[1][epoch])
     return model
+
+
+# --- What is measured, section by section ---
+
+def measure_losses():
+    """Page 1: the losses of eight seeds."""
+    data = load()
+    rows = []
+    for seed in ALL_SEEDS:
+        losses = run("default", seed)[0]
+        rows.append({"first": losses[0], "last": losses[EPOCHS - 1],
+                     "test": codelet7.evaluate(model_at("default", seed), data.test_images)})
+    return over_seeds(rows) | {"seeds": len(rows), "instructor-first": INSTRUCTOR_LOSSES[1],
+                               "instructor-last": INSTRUCTOR_LOSSES[EPOCHS]}
+
+
+def model_row(model):
+    """A model's test error and decoder, and how sparse its activations for training images are."""
+    data = load()
+    hidden, reconstruction = model.encode(data.images), model(data.test_images)[1]
+    return measures.describe_activations(hidden) | {
+        "mse": measures.test_mse(reconstruction, data),
+        "variance-explained": codelet7.variance_explained(data.test_images, reconstruction),
+        "norm": measures.mean_norm(model)}
+
+
+def rows_of(name, epoch=EPOCHS):
+    """model_row() of three seeds of a run, after an epoch."""
+    return over_seeds([model_row(model_at(name, seed, epoch)) for seed in SEEDS])
+
+
+def row_at_same_mse(name, other):
+    """The row of `name` at the first epoch at which its test MSE is no higher than that of the run
+    `other` at its end; seed 0."""
+    mse = model_row(model_at(other))["mse"]
+    for epoch in range(1, EPOCHS + 1):
+        row = model_row(model_at(name, epoch=epoch))
+        if row["mse"] <= mse:
+            return row | {"epoch": epoch}
+
+
+def measure_sparsity():
+    """Page 2: what the penalty does alone, and with a limit to the decoder's norm."""
+    runs = {name: rows_of(name) for name in (
+        "no-penalty", "decay", "strong", "strong-decay", "strong-fast", "strong-decay-fast",
+        "strong-encoder-decay-fast", "strong-decoder-decay-fast", "hundred", "hundred-decay")}
+    return {
+        "runs": runs | {"default": rows_of("default")},
+        "longer": {name: model_row(model_at(name, epoch=60)) for name in (
+            "strong", "strong-decay", "strong-fast", "strong-decay-fast")},
+        "spread": max(100 * (rows["max"]["weak"] - rows["min"]["weak"]) for rows in runs.values()),
+        "early": rows_of("strong-fast", epoch=1),
+        "same-mse": {"ten": row_at_same_mse("strong", "strong-decay"),
+                     "hundred": row_at_same_mse("hundred", "hundred-decay")},
+        "penalty": penalty_numbers()}
+
+
+def penalty_numbers():
+    """The unweighted penalty of one node that is always on, and the assignment's in float32;
+    UFLDL's settings in the units of this loss: there, half the squared error over pixels in 0..1,
+    a penalty of weight 3 and a weight decay of 0.003 / 2 times the squared weights."""
+    hidden = torch.ones(1, 1)
+    rho_hat = torch.clamp(hidden, 1e-8, 1 - 1e-8)
+    literal = RHO * torch.log(RHO / rho_hat) + (1 - RHO) * torch.log((1 - RHO) / (1 - rho_hat))
+    units = 28 * 28 * STD ** 2 / 2
+    return {"always": codelet7.SparseAutoencoder(1, 1).batched_sparsity_penalty(hidden).item(),
+            "literal-always": str(literal.item()),  # JSON has no inf
+            "ufldl": 3 / units, "ufldl-times": 3 / units / SPARSITY_WEIGHT,
+            "ufldl-decay": 0.003 / units}
+
+
+def norm_points(name, seed):
+    """One row for each epoch of a run: norm, weak share, effective number of nodes."""
+    rows = []
+    for epoch in range(1, RUNS[name][0][seed] + 1):
+        model = model_at(name, seed, epoch)
+        hidden = model.encode(load().images)
+        rows.append((measures.mean_norm(model), codelet7.weak_share(hidden),
+                     measures.effective_nodes(hidden)))
+    return rows
+
+
+def answer_row(model):
+    """A model of ten nodes: its activations, its test MSE, its lookup table."""
+    data = load()
+    hidden, (test_hidden, reconstruction) = model.encode(data.images), model(data.test_images)
+    two_values = measures.two_values(hidden, test_hidden)
+    return (measures.table_row(hidden > ON, test_hidden > ON, data)
+            | {"saturated": measures.saturated(hidden),
+               "mse": measures.test_mse(reconstruction, data),
+               "rounded": measures.test_mse(model.decode(test_hidden.round()), data),
+               "two-values": measures.test_mse(model.decode(two_values), data)})
+
+
+def fitted_decoder(seed):
+    """Train the default run's decoder alone to the end, with falling learning rates: how much of
+    the gap between the model and its lookup table that closes."""
+    data, model = load(), model_at("default", seed)
+    row = answer_row(model)
+    model.decoder.requires_grad_(True)
+    loader = codelet7.make_dataloader(data.images, data.labels, 256)
+    for lr, epochs in ((1e-2, 4), (1e-3, 2), (1e-4, 2)):
+        codelet7.train(model, loader, epochs, lr, SEED, after_epoch=lambda *_: None)
+    with torch.no_grad():
+        mse = measures.test_mse(model(data.test_images)[1], data)
+    return (row["mse"] - mse) / (row["mse"] - row["table"])
+
+
+def measure_answers(curves, components, scores):
+    """Appendix A: the activations as ten yes/no answers. curves: answer_row() by epoch, one dict a
+    seed; components: the mean image and the principal components; scores: theirs of the training
+    and of the test images."""
+    data, untrained = load(), []
+    for seed in SEEDS:
+        encoder = new_model(seed).encoder
+        train, test = encoder(data.images.flatten(1)), encoder(data.test_images.flatten(1))
+        untrained.append(measures.table_row(train > 0, test > 0, data))
+    hidden = model_at("default").encode(data.images)
+    related = measures.correlation(hidden > ON, hidden > ON).abs().fill_diagonal_(0)
+    train, test = scores
+    return {
+        "epochs": over_seeds([{str(epoch): rows[epoch] for epoch in (0, 5, EPOCHS, LONG)}
+                              for rows in curves]),
+        "crossing": over_seeds([min(epoch for epoch, row in rows.items()
+                                    if row["mse"] < row["table"]) for rows in curves]),
+        "fast": over_seeds([answer_row(model_at("fast", seed)) for seed in SEEDS]),
+        "untrained": over_seeds(untrained),
+        "pca": measures.table_row(train > 0, test > 0, data),
+        "closed": over_seeds([fitted_decoder(seed) for seed in SEEDS]),
+        "patterns": len(torch.unique(hidden > ON, dim=0)),
+        "correlation": related.sum().item() / (HIDDEN_DIMS * (HIDDEN_DIMS - 1)),
+        "reference": measures.reference_numbers(components, test, data)}
+
+
+PAGE_ONE = [1, 2, 7, 9]  # the nodes of the first page
+TESTS = {  # name: node, digit, colour painted, and its rectangle's upper left corner and size
+    "foot-erased": (1, 2, BACKGROUND, (18, 0), (6, 28)),
+    "foot-painted": (1, 7, INK, (19, 8), (3, 13)),
+    "stroke-erased": (2, 8, BACKGROUND, (12, 12), (8, 4)),
+    "stroke-painted": (2, 0, INK, (12, 12), (8, 4)),
+    "bar-painted": (7, 7, INK, (14, 8), (3, 13)),
+    "left-bar-painted": (7, 7, INK, (14, 8), (3, 6)),
+    "right-bar-painted": (7, 7, INK, (14, 15), (3, 6)),
+    "corner-erased": (9, 2, BACKGROUND, (18, 16), (6, 9)),
+    "corner-painted": (9, 7, INK, (18, 17), measures.SPOT),
+}
+
+
+def measure_nodes(shares):
+    """Page 1 and Appendix B: what the default run's nodes respond to. shares: for how many of each
+    digit's images each node fires."""
+    data, mine, untrained = load(), model_at("default"), new_model(SEED)
+    return {
+        "tests": {name: measures.intervention(
+            mine.encoder, data.test_images[data.test_labels == digit], node, *painted)
+            for name, (node, digit, *painted) in TESTS.items()},
+        "spots": over_seeds([measures.summarize_spots(measures.spot_effects(
+            model.encoder, model.decoder.weight.t(), data.test_images))
+            for model in (model_at("default", seed) for seed in SEEDS)]),
+        "top": {str(node): dict(zip("0123456789", counts)) for node, counts in enumerate(
+            measures.count_top_digits(mine.encoder, data.images, data.labels).tolist())},
+        "top-untrained": int(measures.count_top_digits(untrained.encoder, data.images,
+                                                       data.labels).max()),
+        "fires-for": {str(node): dict(zip("0123456789", row)) for node, row in enumerate(
+            shares.tolist())},
+        "least-digits": int((shares > 0.5).sum(1).min()),
+        "start-correlation": {part: measures.correlation(*(
+            getattr(model, part).weight.view(-1, 1) for model in (mine, untrained))).item()
+            for part in ("encoder", "decoder")}}
+
+
+def measure_seeds(scores):
+    """Appendix C: whether models have the same nodes, and the same subspace. Controls: random
+    rotations. scores: the training images' scores on the principal components."""
+    data = load()
+    hidden = [model_at("default", seed).encode(data.images) for seed in ALL_SEEDS]
+    reordered = [model_at("other-order", seed).encode(data.images) for seed in SEEDS]
+    random = [new_model(seed).encode(data.images) for seed in ALL_SEEDS]
+    generator = torch.Generator().manual_seed(0)
+
+    def rotate(values):
+        basis = measures.orthonormal(values - values.mean(0))
+        return basis @ measures.random_rotation(HIDDEN_DIMS, generator)
+
+    pairs = {"seeds": [*itertools.combinations(hidden, 2)], "order": [*zip(hidden, reordered)],
+             "rotated": [(a, rotate(b)) for a, b in itertools.combinations(hidden, 2)],
+             "pca": [(some, rotate(scores)) for some in hidden],
+             "untrained": [*itertools.combinations(random, 2)]}
+    return {name: {"nodes": statistics.mean(measures.node_match(a, b) for a, b in some),
+                   "subspace": statistics.mean(measures.subspace_overlap(a, b) for a, b in some),
+                   "pairs": len(some)} for name, some in pairs.items()}
+
+
+# --- All of it ---
+
+def measure_and_draw():
+    """Train what is not kept, measure, draw. Returns the results."""
+    data = load()
+    curves = [{epoch: answer_row(model_at("default", seed, epoch)) for epoch in (0, *LOOKS)}
+              for seed in SEEDS]
+    mine = model_at("default")
+    hidden = mine.encode(data.images)
+    shares = utils.firing_shares(hidden, data.labels)
+    mean, axes = measures.principal_components(data.images, HIDDEN_DIMS)
+    scores = [(images.flatten(1).double() - mean) @ axes
+              for images in (data.images, data.test_images)]
+    draw(mine, hidden, curves, shares)
+    return {"losses": measure_losses(), "sparsity": measure_sparsity(),
+            "answers": measure_answers(curves, (mean, axes), scores),
+            "nodes": measure_nodes(shares), "seeds": measure_seeds(scores[0]),
+            "linear-output": rows_of("linear-output")}
+
+
+def draw(model, hidden, curves, shares):
+    """Draw the figures: `model` is the default run's, `hidden` its activations."""
+    data = load()
+    covariance = utils.pixel_covariance(data.images, hidden)
+    examples = utils.pick_examples(model.encoder(data.images.flatten(1)))
+    for node in PAGE_ONE:
+        plots.plot_node(model.decoder.weight[:, node], covariance[node],
+                        data.images[examples[:, node]], macros.HERE / f"node_{node}.png",
+                        heads=node == PAGE_ONE[0])
+    plots.plot_norms({name: [norm_points(name, seed) for seed in RUNS[name][0]]
+                      for name in plots.NORM_RUNS}, macros.HERE / "norms.png")
+    plots.plot_kinds([model_at(name) for name in plots.KINDS], data.test_images[1:2],
+                     macros.HERE / "kinds.png")
+    tree = measures.grow_tree(hidden > ON, data.images, data.labels, 4)
+    plots.plot_tree(tree, covariance, macros.HERE / "tree.png")
+    plots.plot_curve(curves, EPOCHS, macros.HERE / "curve.png")
+    plots.plot_shares(shares, macros.HERE / "shares.png")
+
+
+def main():
+    if not os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(1)  # as codelet7.main() does
+    # Floats are cut to six digits: runs on other processors differ in the last ones.
+    results = json.loads(json.dumps(measure_and_draw()),
+                         parse_float=lambda text: float(f"{float(text):.6g}"))
+    text = json.dumps(results, indent=1) + "\n"
+    (macros.HERE / "results.json").write_text(text, encoding="utf-8", newline="\n")
+    macros.write_macros()
+
+
+if __name__ == "__main__":
+    main()
