@@ -171,13 +171,12 @@ class Part:
         return inside.all() and other.tall > self.tall / 5
 
     def is_strip(self):
-        """The edge of a desk lies along one side of the photo, a dark frame along two or more, and
-        a ruled line crosses it."""
+        """The edge of a desk lies along one side of the photo, and a ruled line crosses it."""
         height, width = self.mask.shape
         narrow = self.wide < width / 2 or self.tall < height / 2
         across = self.wide > 0.95 * width or self.tall > 0.95 * height
-        along = self.contact > 0.9 * (max(self.wide, self.tall) if narrow else width + height)
-        return along or narrow and across
+        along = self.contact > 0.9 * max(self.wide, self.tall)
+        return narrow and (across or along)
 
     def is_ruled(self):
         """Ruled lines, connected by something, are thinner than a digit."""
