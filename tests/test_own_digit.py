@@ -158,7 +158,7 @@ class OwnDigit(TestCase):
         turned = Image.Exif()
         turned[0x0112] = 6  # turn it a quarter to the right
         turned[0x010F] = "a resolution stored as text"
-        odd = turned.tobytes().replace(b"\x0f\x01\x02", b"\x1a\x01\x02")
+        odd = turned.tobytes().replace(b"\x01\x0f\0\2", b"\x01\x1a\0\2")
         dark, light = Image.new("RGBA", image.size), Image.new("RGBA", image.size)
         for drawing, colour in ((dark, INK), (light, "white")):
             drawing.paste(colour, mask=ImageOps.invert(picture(photo(255, 0)).convert("L")))
