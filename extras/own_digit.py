@@ -2,27 +2,30 @@
 
     python -m extras.own_digit my_digit.jpg
 
-prints the activations of the hidden nodes and saves my_digit_reconstructed.png. The digit may be
-dark on light or light on dark, in any colour, on paper that is lined, unevenly lit or smaller than
-the photo. The photo is read in five steps:
+prints the activations of the hidden nodes and saves my_digit_reconstructed.png in the current
+folder. The digit may be dark on light or light on dark, in any colour, on paper that is lined,
+framed, unevenly lit or smaller than the photo. The photo is read in five steps:
 
 1. Brightness is measured on a logarithmic scale. A shadow divides the brightness of the paper and
    that of the ink by the same number, so their difference, the ink, is the same in the shadow.
 2. The background is the photo without everything that is narrower than the boldest stroke.
 3. The pixels that stand out from the background form connected parts. The digit is the tallest part
-   that does not touch the border of the photo, as the edge of a desk and ruled lines do.
-4. In a closer look, the digit has the same size in every photo and becomes black and white, as the
-   scans were from which MNIST was made.
+   that does not touch the border of the photo, as the edge of a desk and ruled lines do, and that
+   surrounds nothing, as a frame does. If there is none, the digit is what fills the photo or is cut
+   off by its border, unless that looks like an edge, ruled lines or a shadow.
+4. In a closer look, the digit has the same size in every photo and becomes black and white, like
+   the scans that MNIST was made from.
 5. The digit is scaled and centred as MNIST's digits are.
 """
 
 import argparse
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageChops, ImageFilter, ImageOps
+from PIL import ExifTags, Image, ImageChops, ImageFilter, ImageOps
 
 import codelet7
 import utils
@@ -32,37 +35,43 @@ LARGEST = 2000  # pixels, longer side: larger photos are reduced first
 FIRST = 320     # pixels, longer side of the whole photo in the first look, which finds the digit
 CLOSER = 160    # pixels, longer side of the digit in the closer look
 FAINT = 0.2     # fainter ink, a difference of logarithms, may be noise; pencil has about 0.5
+SPECK = 0.03 * FIRST   # pixels in the first look: what is less tall is no digit
+RIVAL = 0.7     # of the digit's height: what is taller is another digit, not a piece of this one
 THIN, BOLD = 2.0, 3.0  # pixels of the 28 x 28 image: strokes get a width between these, as in MNIST
+
+T = Image.Transpose
+UPRIGHT = {2: T.FLIP_LEFT_RIGHT, 3: T.ROTATE_180, 4: T.FLIP_TOP_BOTTOM, 5: T.TRANSPOSE,
+           6: T.ROTATE_270, 7: T.TRANSVERSE, 8: T.ROTATE_90}  # for each orientation in EXIF
 
 
 # --- From a photo to MNIST's form ---
 
 def read_digit(path):
-    """Read a photo of a digit: returns uint8 (1, 28, 28) in MNIST's form: light ink on black, a
-    box of 20 x 20 pixels around it, its centre of mass at pixel (14, 14) (LeCun et al., Proceedings
-    of the IEEE 1998, section III). Raises DataError, whose message names the file and says what to
-    do, if it is not an image or shows no digit; OSError if it cannot be opened.
+    """Read a photo of a digit: returns (image, photo, box, alone). The image is uint8 (1, 28, 28)
+    in MNIST's form: light ink on black, a box of 20 x 20 pixels around it, its centre of mass at
+    pixel (14, 14) (LeCun et al., Proceedings of the IEEE 1998, section III). `photo` is a PIL
+    image, `box` the digit's (left, top, right, bottom) in pixels of the photo, and `alone` is False
+    if something else in the photo is nearly as tall as the digit.
+
+    Raises DataError, whose message names the file and says what to do, if it is not an image or
+    shows no digit; OSError if it cannot be opened.
     """
-    return read_photo(path)[2]
-
-
-def read_photo(path):
-    """Read a digit as read_digit() does: returns (photo, box, image), where `photo` is a PIL image
-    and `box` the digit's (left, top, right, bottom) in pixels of the photo."""
     photo = open_photo(path)
     found = find_channel(photo)
-    box, mask = look_closer(photo, *found) if found else (None, None)
+    box, mask = look_closer(photo, *found[:3]) if found else (None, None)
     if box is None:
         raise DataError(f"{path} shows no digit: photograph a single digit with some background "
                         "around it, in a colour that stands out")
-    return photo, box, to_mnist(mask)
+    return to_mnist(mask), photo, box, found[3]
 
 
 def open_photo(path):
     """Any image that PIL reads (of an animation, the first frame) -> PIL RGB image, upright."""
     try:
         with Image.open(path) as file:
-            photo = ImageOps.exif_transpose(file)
+            # ImageOps.exif_transpose() would also rewrite the EXIF, and fail if any of it is odd.
+            turn = UPRIGHT.get(file.getexif().get(ExifTags.Base.Orientation))
+            photo = file if turn is None else file.transpose(turn)
             if photo.mode[0] in "IF":  # 16 bits or more: convert() would clip the values at 255
                 pixels = np.array(photo, np.float32)
                 photo = Image.fromarray((pixels * (255 / max(1, pixels.max()))).astype(np.uint8))
@@ -75,28 +84,51 @@ def open_photo(path):
         raise DataError(f"{path} is damaged or in a format that PIL cannot read, such as HEIC: "
                         "save it as JPEG or PNG") from None
     photo.thumbnail((LARGEST, LARGEST))
-    white = Image.new("RGBA", photo.size, "white")  # shows through transparent areas
-    return Image.alpha_composite(white, photo).convert("RGB")
+    drawn = np.array(photo.convert("L"))[np.array(photo.getchannel("A")) > 127]
+    light = drawn.size and np.quantile(drawn, 0.01) > 127  # light strokes on transparency
+    behind = Image.new("RGBA", photo.size, "black" if light else "white")
+    return Image.alpha_composite(behind, photo).convert("RGB")
 
 
 def find_channel(photo):
     """Find the digit in the colour channel in which it has the most contrast. Returns (channel,
-    sign, mask) or None: sign is 1 for dark ink and -1 for light ink, mask is bool (h, w)."""
+    sign, digit, alone) or None: sign is 1 for dark ink and -1 for light ink, digit is a Part, and
+    alone is False if something else is nearly as tall."""
     size = [max(1, round(side * FIRST / max(photo.size))) for side in photo.size]
+    channels = log_brightness(photo.resize(size, reducing_gap=3))
     found, most = None, 0
-    for channel, brightness in enumerate(log_brightness(photo.resize(size, reducing_gap=3))):
-        background = np.median(border(brightness))
-        sign = 1 if background - brightness.min() > brightness.max() - background else -1
+    for channel, brightness in enumerate(channels):
+        if channel and np.array_equal(brightness, channels[0]):
+            continue  # the photo is grey
+        sign, mask, ink = find_sign(brightness)
+        if mask is not None and ink[mask].mean() > most:
+            most = ink[mask].mean()
+            found = channel, sign, *complete(mask, linear(ink, sign))
+    return found
+
+
+def find_sign(brightness):
+    """Find the digit in the brightness (h, w) of one channel: returns (sign, mask or None, ink).
+
+    The ink is what differs from most of the photo, whose border may be dark all around. But if that
+    belongs to something that reaches the border, it may be the background of a bold digit that
+    fills the photo: then the ink is what differs from the border.
+    """
+    middle, mask = (brightness.min() + brightness.max()) / 2, None
+    signs = [1 if np.median(part) > middle else -1 for part in (brightness, border(brightness))]
+    for sign in dict.fromkeys(signs):
         ink = ink_on_background(sign * brightness, FIRST // 5)
         mask = find_digit(ink)
-        if mask is not None and ink[mask].mean() > most:
-            found, most = (channel, sign, mask), ink[mask].mean()
-    return found
+        if mask is not None:
+            parts = connected_parts(mask | (sign * brightness < sign * middle), ink)
+            if not any(part.contact and part.mask[mask].any() for part in parts):
+                break
+    return sign, mask, ink
 
 
 def log_brightness(photo):
     """PIL RGB image -> float (3, h, w), the logarithm of its brightness."""
-    pixels = np.array(photo, np.float32) + 25  # without the 25, noise in the black would count
+    pixels = np.array(photo, np.float32).clip(20) + 25  # else noise in the black would count
     return np.log(pixels).transpose(2, 0, 1)
 
 
@@ -104,6 +136,11 @@ def ink_on_background(brightness, radius):
     """How much darker each pixel (h, w) is than its background, for strokes up to 2 radius wide:
     a maximum filter erases the strokes, and a minimum filter restores all wider shapes."""
     return -maximum(-maximum(brightness, radius), radius) - brightness
+
+
+def linear(ink, sign):
+    """Logarithmic ink -> linear ink, as a share of the background's brightness."""
+    return sign * (1 - np.exp(-sign * ink))
 
 
 def maximum(image, radius):
@@ -119,25 +156,52 @@ def maximum(image, radius):
     return image
 
 
+class Part:
+    """A connected part of the ink (h, w) of a photo: its mask, ink and pixels on the border."""
+
+    def __init__(self, mask, ink):
+        self.mask, self.ink = mask, ink[mask]
+        self.box = np.array(Image.fromarray(mask).getbbox())  # left, top, right, bottom
+        self.wide, self.tall = self.box[2:] - self.box[:2]
+        self.weight, self.contact = self.ink.sum(), np.count_nonzero(border(mask))
+
+    def surrounds(self, other):
+        """A frame surrounds something that is no speck."""
+        inside = (other.box - self.box) * [1, 1, -1, -1] > 0
+        return inside.all() and other.tall > self.tall / 5
+
+    def is_strip(self):
+        """The edge of a desk lies along one side of the photo, and a ruled line crosses it."""
+        height, width = self.mask.shape
+        narrow = self.wide < width / 2 or self.tall < height / 2
+        across = self.wide > 0.95 * width or self.tall > 0.95 * height
+        along = self.contact > 0.9 * max(self.wide, self.tall)
+        return narrow and (across or along)
+
+    def is_ruled(self):
+        """Ruled lines, connected by something, are thinner than a digit."""
+        return self.mask.sum() < 0.06 * self.wide * self.tall
+
+    def is_shadow(self, ink, level):
+        """A shadow has no sharp edge: at a lower threshold, there is much more of it."""
+        return (ink > level / 4).sum() > 1.5 * self.mask.sum()
+
+
 def connected_parts(mask, ink):
-    """Give each connected part of a mask (h, w) a number. Returns the numbers, int (h, w), with 0
-    outside of the mask, and for each number the part's ink and its pixels on the image's border."""
-    labels, before = np.arange(1, mask.size + 1).reshape(mask.shape) * mask, None
-    while not np.array_equal(labels, before):
-        before = labels
-        labels = maximum(labels, 1) * mask  # take over the largest label around each pixel,
-        labels = np.append(0, labels)[labels]  # and what the pixel that it names has by now
-    weight = np.bincount(labels[mask], ink[mask], minlength=mask.size + 1)
-    return labels, weight, np.bincount(border(labels), minlength=mask.size + 1)
+    """The connected parts of a mask (h, w), but for specks: a list of Parts."""
+    labels, merged = None, np.arange(1, mask.size + 1).reshape(mask.shape) * mask
+    while not np.array_equal(labels, merged):
+        labels, root = merged, np.arange(mask.size + 1)
+        np.maximum.at(root, labels[mask], maximum(labels, 1)[mask])  # the largest that touches it,
+        while not np.array_equal(root, root[root]):
+            root = root[root]  # and the largest one that touches that one, and so on
+        merged = root[labels]
+    sizes = np.bincount(labels[mask])
+    return [Part(labels == label, ink) for label in np.flatnonzero(sizes > SPECK)]
 
 
 def border(image):
     return np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
-
-
-def box_of(mask):
-    """(left, top, right, bottom) of a mask (h, w)."""
-    return Image.fromarray(mask).getbbox()
 
 
 def find_digit(ink):
@@ -146,69 +210,66 @@ def find_digit(ink):
     The threshold falls step by step, so that a pen is found before the paler lines that it crosses.
     A part counts once the threshold has fallen to half of its ink; before, parts of it are missing.
     """
-    height, width = ink.shape
     level, cropped, most = ink.max(), None, 0
+    faint = connected_parts(ink > FAINT, ink)  # a frame may be darker than what it surrounds
     while level > FAINT:
-        labels, weight, contact = connected_parts(ink > level / 2, ink)
-        digit, tallest = 0, 0.03 * FIRST  # smaller parts are specks
-        for part in np.flatnonzero(weight > 2 * level):
-            mask = labels == part
-            left, top, right, bottom = box_of(mask)
-            wide, tall = right - left, bottom - top
-            if np.quantile(ink[mask], 0.75) < level:
-                continue  # too early for this part
-            if not contact[part] and tall > tallest:
-                digit, tallest = part, tall
-            if contact[part] and weight[part] > most and max(wide, tall) > FIRST / 5:
-                # A digit may also fill the photo or be cut off. The edge of a desk lies along one
-                # side, ruled lines are thinner than a digit, and a shadow has no sharp edge.
-                strip = (wide < width / 2 or tall < height / 2) and (
-                    contact[part] > 0.9 * max(wide, tall) or wide > 0.95 * width
-                    or tall > 0.95 * height)
-                lines = mask.sum() < 0.06 * wide * tall
-                shadow = (ink > level / 4).sum() > 1.5 * mask.sum()
-                if not (strip or lines or shadow):
-                    cropped = with_pieces(labels, weight, contact, part)
-                    most = weight[part]
-        if weight[digit] > most / 10:
-            return with_pieces(labels, weight, contact, digit)
+        parts = connected_parts(ink > level / 2, ink)
+        whole = []
+        for part in parts:
+            if np.quantile(part.ink, 0.75) < level or any(map(part.surrounds, parts + faint)):
+                continue  # too early for this part, or a frame
+            if not part.contact:
+                whole.append(part)
+            elif part.weight > most and max(part.wide, part.tall) > FIRST / 5 and not (
+                    part.is_strip() or part.is_ruled() or part.is_shadow(ink, level)):
+                cropped, most = with_pieces(part, parts), part.weight
+        digit = max(whole, key=lambda part: part.tall, default=None)
+        if digit and digit.tall > SPECK and digit.weight > most / 10:
+            return with_pieces(digit, parts)
         level *= 0.8
-    return cropped
+    return cropped  # the digit fills the photo, or is cut off
 
 
-def with_pieces(labels, weight, contact, digit):
+def with_pieces(digit, parts):
     """The mask of a digit together with the pieces near it, such as the bar of a 5."""
-    mask = labels == digit
-    left, top, right, bottom = box_of(mask)
-    near = labels[maximum(mask, max(right - left, bottom - top) // 5)]
-    pieces = near[weight[near] > 0.03 * weight[digit]]
-    if not contact[digit]:
-        pieces = pieces[contact[pieces] == 0]
-    return np.isin(labels, pieces)
+    near = maximum(digit.mask, max(digit.wide, digit.tall) // 5)
+    pieces = [part.mask for part in parts if near[part.mask].any()
+              and 0.03 * digit.weight < part.weight and part.tall < RIVAL * digit.tall
+              and (digit.contact or not part.contact)]
+    return np.any([digit.mask, *pieces], axis=0)
 
 
-def look_closer(photo, channel, sign, mask):
-    """Read the digit again from the photo's own pixels, at the same size for every photo. Returns
-    its box in the photo, or None if nothing is left of it, and its mask, a PIL image of 0 or 255.
-    """
-    whole = np.array(mask.shape[::-1] * 2)
-    box = np.array(box_of(mask))
-    longer = max(box[2:] - box[:2])
-    box = np.clip(box + longer / 5 * np.array([-1, -1, 1, 1]), 0, whole)  # with a margin
+def complete(mask, ink):
+    """Add what is connected to a digit and has a third of its linear ink (h, w), since its thinnest
+    strokes have less of its logarithmic ink; but not what reaches the border, as ruled lines do.
+    Returns the digit, a Part, and False if there is another digit."""
+    parts = connected_parts(mask | (ink > np.quantile(ink[mask], 0.75) / 3), ink)
+    whole = np.any([part.mask for part in parts if part.mask[mask].any()], axis=0)
+    digit = Part(mask if border(whole).any() else whole, ink)
+    return digit, not any(part.tall > RIVAL * digit.tall and not part.surrounds(digit)
+                          and not part.contact and not part.mask[whole].any() for part in parts)
+
+
+def look_closer(photo, channel, sign, digit):
+    """Read a digit, a Part, again from the photo's own pixels, at the same size for every photo.
+    Returns its box in the photo, or None if nothing is left of it, and its mask, a PIL image of 0
+    or 255."""
+    whole = np.array(digit.mask.shape[::-1] * 2)
+    longer = max(digit.wide, digit.tall)
+    box = np.clip(digit.box + longer / 5 * np.array([-1, -1, 1, 1]), 0, whole)  # with a margin
     size = [round(side * CLOSER / longer) for side in box[2:] - box[:2]]
-    allowed = Image.fromarray(maximum(mask, 2).astype(np.uint8) * 255)
+    allowed = Image.fromarray(maximum(digit.mask, 2).astype(np.uint8) * 255)
     allowed = np.array(allowed.resize(size, Image.Resampling.BILINEAR, tuple(box))) > 64
     box *= np.array(photo.size * 2) / whole
     brightness = log_brightness(photo.resize(size, box=tuple(box), reducing_gap=3))[channel]
-    ink = ink_on_background(sign * brightness, max(size) * 3 // 10)
-    ink = sign * (1 - np.exp(-sign * ink))  # linear, so that the outline of a stroke is half ink
-    digit = allowed & (ink > np.quantile(ink[allowed], 0.85) / 2)
-    digit = Image.fromarray(digit.astype(np.uint8) * 255)
-    inner = digit.getbbox()
+    # The ink is linear, so that the outline of a stroke has half of it.
+    ink = linear(ink_on_background(sign * brightness, max(size) * 3 // 10), sign)
+    mask = allowed & (ink > np.quantile(ink[allowed], 0.85) / 2)
+    mask = Image.fromarray(mask.astype(np.uint8) * 255)
+    inner = mask.getbbox()
     if inner:
-        zoom = (box[2:] - box[:2]) / size
-        inner = np.tile(box[:2], 2) + inner * np.tile(zoom, 2)
-    return inner, digit
+        inner = np.tile(box[:2], 2) + inner * np.tile((box[2:] - box[:2]) / size, 2)
+    return inner, mask
 
 
 def adjust_strokes(mask):
@@ -218,8 +279,15 @@ def adjust_strokes(mask):
     outline = ImageChops.difference(smooth, smooth.filter(ImageFilter.MinFilter(3)))
     width = 2 * np.count_nonzero(smooth) / max(1, np.count_nonzero(outline))  # it has two sides
     change = np.clip(width, THIN * CLOSER / 20, BOLD * CLOSER / 20) - width
+    size = 2 * round(abs(change) / 2) + 1
     grow = ImageFilter.MaxFilter if change > 0 else ImageFilter.MinFilter
-    return mask.filter(grow(2 * round(abs(change) / 2) + 1))
+    if size == 1:
+        return mask  # Pillow 12.3 would divide by 0
+    adjusted = np.array(mask.filter(grow(size)))
+    for part in connected_parts(np.array(mask) == 0, adjusted):
+        if not part.contact and part.tall > CLOSER / 20 and adjusted[part.mask].mean() > 240:
+            adjusted[part.mask] = 0  # it was a small loop
+    return Image.fromarray(adjusted)
 
 
 def to_mnist(mask):
@@ -238,20 +306,6 @@ def to_mnist(mask):
 
 # --- The command line ---
 
-def load_model(path):
-    """The trained model that codelet7.py saved at `path`; its number of nodes is in the file.
-    Raises DataError if there is none."""
-    try:
-        weights = torch.load(path, weights_only=True)
-    except FileNotFoundError:
-        standin = path.parent.parent / "standin" / "trained" / "model.pt"
-        hint = f", or pass --model {standin} (stand-in digits)" if standin.exists() else ""
-        raise DataError(f"{path} does not exist: run codelet7.py to train a model{hint}") from None
-    model = codelet7.SparseAutoencoder(28 * 28, len(weights["encoder.bias"]))
-    model.load_state_dict(weights)
-    return model
-
-
 @utils.styled
 def save_figure(photo, box, x, reconstruction, path, title):
     """Save the photo with the box, the normalized image x (1, 1, 28, 28) and its reconstruction
@@ -260,44 +314,53 @@ def save_figure(photo, box, x, reconstruction, path, title):
     figure.suptitle("\n".join(utils.wrap(title, 140)), fontsize=9, parse_math=False)
     panels = figure.subplots(1, 3)
     panels[0].imshow(photo, interpolation="antialiased")
-    left, top, right, bottom = box
-    panels[0].plot([left, right, right, left, left], [top, top, bottom, bottom, top], utils.ORANGE)
+    panels[0].plot(np.take(box, [0, 2, 2, 0, 0]), np.take(box, [1, 1, 3, 3, 1]), utils.ORANGE)
     for axes, pixels in zip(panels[1:], (x, reconstruction)):
-        axes.imshow(utils.to_grey(pixels).view(28, 28), cmap="gray", vmin=0, vmax=255)
+        axes.imshow(utils.to_grey(pixels).view(28, 28).numpy(), cmap="gray", vmin=0, vmax=255)
     for axes, name in zip(panels, ("your photo, with the digit that was found",
                                    "the 28 x 28 image that the model sees",
                                    "the model's reconstruction")):
         axes.set_title(name)
         axes.axis("off")
-    utils.save(figure, path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # the photo's name may have any letters
+        utils.save(figure, path)
 
 
 @torch.no_grad()
 def main(argv=None):
-    """Run with the arguments in the list `argv`; the default is the command line's. Raises
+    """Run with the arguments in the list `argv`; main() takes none, whatever sys.argv holds. Raises
     SystemExit as codelet7.main() does."""
     parser = argparse.ArgumentParser("own_digit.py", description="Encode your own digit.")
     parser.add_argument("photo", type=Path, help="photo, scan or drawing of one digit")
     parser.add_argument("--model", type=Path, default="figures/trained/model.pt",
                         help="a model that codelet7.py saved (default: %(default)s)")
-    args = parser.parse_args(argv)
+    args = parser.parse_args(argv or [])
     try:
-        model = load_model(args.model)
-        photo, box, image = read_photo(args.photo)
+        if not args.model.exists():
+            standin = args.model.parent.parent / "standin" / "trained" / "model.pt"
+            hint = f", or pass --model {standin} (stand-in digits)" if standin.exists() else ""
+            raise DataError(f"{args.model} does not exist: run codelet7.py to train a model{hint}")
+        model = codelet7.load_model(args.model)
+        image, photo, box, alone = read_digit(args.photo)
         x = codelet7.normalize(image)
         hidden = model.encode(x)
         output = Path(f"{args.photo.stem}_reconstructed.png")
-        title = (f"{args.photo.name}, encoded and reconstructed by {args.model} "
-                 f"({hidden.shape[1]} nodes)")
+        name = args.photo.name.encode("utf-8", "backslashreplace").decode()
+        title = f"{name}, encoded and reconstructed by {args.model} ({hidden.shape[1]} nodes)"
         save_figure(photo, box, x, model.decode(hidden), output, title)
     except (DataError, OSError) as error:
         sys.exit(f"own_digit.py: error: {error}")
-    print("node  activation  answer (is the activation above 0.5?)")
+    if not alone:
+        print("own_digit.py: something else in the photo is nearly as tall as the digit that was "
+              "read; the box in the figure shows which one that is", file=sys.stderr)
+    print(f"node  activation  answer (is the activation above {utils.ON}?)")
     for node, activation in enumerate(hidden[0]):
         print(f"{node:4}  {activation:10.4f}  {'yes' if activation > utils.ON else 'no'}")
     print(f"Figure: {output}")
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # print \u03b1 if a console lacks the letter
-    main()
+    if hasattr(sys.stdout, "reconfigure"):  # a console may lack letters of the photo's name
+        sys.stdout.reconfigure(errors="backslashreplace")
+    main(sys.argv[1:])
