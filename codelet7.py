@@ -17,6 +17,7 @@ run(), near the end, is the main program. Five choices are less obvious:
 """
 
 import argparse
+import io
 import math
 import os
 import sys
@@ -26,12 +27,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
-from torchvision.datasets import MNIST
 from torchvision.transforms import functional as TF
 from torchvision.utils import make_grid
 
 import digits
-from utils import MEAN, ON, STD, plot_losses, plot_nodes, show
+from digits import MEAN, STD
+from utils import ON, plot_losses, plot_nodes, show
 
 EPOCHS = 20
 BATCH_SIZE = 64          # the assignment plots a batch as 4 rows of 16
@@ -39,8 +40,10 @@ LEARNING_RATE = 1e-4     # Adam's
 HIDDEN_DIMS = 10         # hidden nodes
 RHO = 0.05               # target for every hidden node's mean activation
 SPARSITY_WEIGHT = 1e-4   # weight of the sparsity penalty in the loss
+WEIGHT_DECAY = 0.0       # Adam's
 SEED = 0                 # for the initial weights and the order of the batches
 MAX_NODE_FIGURES = 32    # with more hidden nodes, only the first ones are plotted
+WEAK = 0.25              # activations below this are weak
 INSTRUCTOR_LOSSES = {1: 0.8029, 20: 0.5329}  # by epoch, from the assignment
 
 
@@ -85,8 +88,7 @@ class SparseAutoencoder(nn.Module):
 
         hidden is (batch, hDims), in 0..1; rho_hat_j is node j's mean over the batch. The sum is the
         Kullback-Leibler divergence between Bernoulli distributions with means rho and rho_hat_j.
-        It is 0 if all rho_hat_j are rho. The first term penalizes too low a mean, the second too
-        high a mean.
+        It is 0 if all rho_hat_j are rho, and otherwise above 0.
 
         >>> h = torch.tensor([[.3, 0, .1], [.2, 0, .2], [.5, 0, .1], [.5, 0, .3], [.5, 0, .3]])
         >>> SparseAutoencoder(784, 3, rho=0.05).batched_sparsity_penalty(h)
@@ -110,22 +112,19 @@ def load_data(dataset, root):
     """Return MNIST from root/MNIST/raw (downloaded if necessary) or the stand-in digits.
 
     dataset is "mnist", "standin", or "auto": MNIST if it is available, otherwise the stand-in
-    digits, with a message on stderr. Returns digits.Digits. Raises digits.DataError if a file is
-    not MNIST's, if the set cannot be completed, or if "mnist" is unavailable; OSError on read or
-    write errors.
+    digits, with a message on stderr. Returns digits.Digits. Raises digits.DataError and OSError as
+    digits.read_mnist() does, but digits.NoMNIST only for "mnist".
     """
     if dataset == "standin":
         return digits.draw_standin()
     try:
-        with digits.mnist_folder(root) as folder:
-            train, test = MNIST(folder, train=True, download=True), MNIST(folder, train=False)
+        return digits.read_mnist(root)
     except digits.NoMNIST as error:
         if dataset == "mnist":
             raise
         print(f"{error}\nContinuing with stand-in digits rendered from fonts: losses and figures "
               "will not match the assignment's.", file=sys.stderr, flush=True)
         return digits.draw_standin()
-    return digits.Digits("MNIST", train.data, train.targets, test.data, test.targets)
 
 
 def normalize(images):
@@ -175,7 +174,8 @@ def print_loss(epoch, epochs, loss):
     print(f"Epoch: {epoch}/{epochs} - Train Loss: {loss:.4f}", flush=True)
 
 
-def train(model, train_dataloader, epochs, lr, seed, after_epoch=print_loss):
+def train(model, train_dataloader, epochs, lr, seed, *, weight_decay=WEIGHT_DECAY,
+          after_epoch=print_loss):
     """Train with Adam. Returns one (loss, mse) per epoch.
 
     seed fixes the order of the batches, whatever random numbers were drawn before, as in
@@ -184,7 +184,7 @@ def train(model, train_dataloader, epochs, lr, seed, after_epoch=print_loss):
     Raises FloatingPointError if the loss is not finite.
     """
     torch.manual_seed(seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
     history = []
     for epoch in range(1, epochs + 1):
         loss, mse = train_epoch(model, train_dataloader, optimizer)
@@ -215,7 +215,15 @@ def variance_explained(images, reconstruction):
     """
     x = images.flatten(1)
     errors, deviations = reconstruction.flatten(1) - x, x - x.mean(0)
-    return (1 - errors.square().sum() / deviations.square().sum()).item()
+    error, deviation = (x.square().sum(dtype=torch.float64) for x in (errors, deviations))
+    return (1 - error / deviation).item()
+
+
+def weak_share(hidden):
+    """The share of the total activation of hidden (n, nodes) that comes from activations below
+    WEAK."""
+    weak = hidden[hidden < WEAK].sum(dtype=torch.float64)
+    return (weak / hidden.sum(dtype=torch.float64)).item()
 
 
 @torch.no_grad()
@@ -227,7 +235,8 @@ def describe(model, images):
     on, never = fires.sum(1).float().mean(), (~fires).all(0).sum()
     return (f"{explained:.0%} of the variance explained; mean activation {hidden.mean():.2f} "
             f"(target {model.rho:g}); {on:.1f} of {hidden.shape[1]} nodes on per image (above "
-            f"{ON:g}), {never} never on.")
+            f"{ON:g}), {never} never on; {weak_share(hidden):.0%} of the total activation is weak "
+            f"(below {WEAK:g}).")
 
 
 # --- The two visualizations ---
@@ -242,27 +251,23 @@ def show_reconstructions(model, images, path, title):
          f"The first {len(images)} images, each with its reconstruction to its right. {title}")
 
 
-@torch.no_grad()
-def show_top_images(model, images, node, path, title):
-    """Save the 100 of `images` (n, 1, 28, 28) with the highest activation of a hidden node, 10 per
-    row."""
-    # Rank by pre-activation: the order is the same, but the sigmoid would round large values to 1
-    # and create ties.
-    pre_activation = model.encoder(images.flatten(1))[:, node]
-    top = pre_activation.topk(min(100, len(images))).indices
-    show(make_grid(images[top], 10), path,
-         f"The {len(top)} images that activate node {node} most, strongest first. {title}")
+def show_top_images(images, activation, path, title):
+    """Save the 100 of `images` (n, 1, 28, 28) with the highest activation (n,), 10 per row."""
+    top = activation.topk(min(100, len(images))).indices
+    show(make_grid(images[top], 10), path, f"The {len(top)} images that activate {title}")
 
 
 @torch.no_grad()
 def visualize(model, images, labels, folder, title):
     """Save reconstruction.png, node_0.png ... and nodes.png, the node overview, in `folder`."""
     show_reconstructions(model, images, folder / "reconstruction.png", title)
-    hidden = model.encode(images)[:, :MAX_NODE_FIGURES]
-    for node in range(hidden.shape[1]):
-        show_top_images(model, images, node, folder / f"node_{node}.png", title)
-    plot_nodes(model.decoder.weight.t(), hidden, model.rho, images, labels, folder / "nodes.png",
-               title)
+    # Pre-activations rank images as activations do, but the sigmoid rounds large ones to 1.
+    pre_activation = model.encoder(images.flatten(1))[:, :MAX_NODE_FIGURES]
+    for node, values in enumerate(pre_activation.t()):
+        show_top_images(images, values, folder / f"node_{node}.png",
+                        f"node {node} most, strongest first. {title}")
+    plot_nodes(model.decoder.weight.t(), torch.sigmoid(pre_activation), model.rho, images, labels,
+               folder / "nodes.png", title)
 
 
 # --- The run ---
@@ -276,21 +281,22 @@ def run(args):
     for folder in (untrained, trained):
         folder.mkdir(parents=True, exist_ok=True)
     settings = (f"{data.name}: nodes {args.hidden_dims}, rho {args.rho:g}, penalty weight "
-                f"{args.sparsity_weight:g}, learning rate {args.lr:g}, batch size "
-                f"{args.batch_size}, epochs {args.epochs}, seed {args.seed}.")
+                f"{args.sparsity_weight:g}, learning rate {args.lr:g}, weight decay "
+                f"{args.weight_decay:g}, batch size {args.batch_size}, epochs {args.epochs}, seed "
+                f"{args.seed}.")
     print(f"Data: {data.name}, {len(data.images):,} training and {len(data.test_images):,} test "
           f"images. Device: {args.device}.\n{settings}", flush=True)
 
     images, labels = normalize(data.images).to(args.device), data.labels
     test_images = normalize(data.test_images).to(args.device)
-    torch.manual_seed(args.seed)  # for the initial weights; train() seeds the shuffling
-    model = SparseAutoencoder(28 * 28, args.hidden_dims, rho=args.rho,
-                              sparsity_weight=args.sparsity_weight).to(args.device)
+    model = new_model(args.seed, args.hidden_dims, rho=args.rho,
+                      sparsity_weight=args.sparsity_weight).to(args.device)
     train_dataloader = make_dataloader(images, labels, args.batch_size)
     show_batch(train_dataloader, figures / "batch.png", settings)
     visualize(model, images, labels, untrained, f"Training images, untrained model. {settings}")
 
-    history = train(model, train_dataloader, args.epochs, args.lr, args.seed)
+    history = train(model, train_dataloader, args.epochs, args.lr, args.seed,
+                    weight_decay=args.weight_decay)
     test_loss = evaluate(model, test_images)
     check_finite(test_loss, "after the last step")
     print(f"Test Loss: {test_loss:.4f}\nTest images: {describe(model, test_images)}", flush=True)
@@ -302,11 +308,33 @@ def run(args):
     print(f"Figures: {untrained} and {trained}. Model: {trained / 'model.pt'}", flush=True)
 
 
+def new_model(seed, hDims=HIDDEN_DIMS, **settings):
+    """An untrained model whose weights depend on `seed` alone. settings: rho, sparsity_weight."""
+    torch.manual_seed(seed)
+    return SparseAutoencoder(28 * 28, hDims, **settings)
+
+
 def save_model(model, path):
     """Save the weights, as a state_dict of CPU tensors for torch.load()."""
     state = {name: weights.cpu() for name, weights in model.state_dict().items()}
-    with open(path, "wb") as file:  # given a path, torch.save raises RuntimeError for a full disk
-        torch.save(state, file)
+    data = io.BytesIO()
+    torch.save(state, data)
+    digits.write_whole(path, data.getvalue())
+
+
+def load_model(path):
+    """The model that save_model() saved at `path`; its number of nodes is in the file. Raises
+    digits.DataError if the file holds anything else, OSError if it cannot be read."""
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        model = SparseAutoencoder(28 * 28, len(weights["encoder.bias"]))
+        model.load_state_dict(weights)
+    except OSError:
+        raise
+    except Exception as error:  # depends on what the file holds, and on the version of torch
+        raise digits.DataError(f"{path} is not a model that codelet7.py saved "
+                               f"({type(error).__name__})") from None
+    return model
 
 
 def save_losses(history, path):
@@ -315,50 +343,55 @@ def save_losses(history, path):
     for epoch, (loss, mse) in enumerate(history, 1):
         penalty = loss - mse
         table += f"{epoch},{loss:.6f},{mse:.6f},{penalty:.6f}\n"
-    path.write_text(table, encoding="utf-8", newline="\n")
+    digits.write_whole(path, table.encode())
 
 
 # --- The command line ---
 
+def number_type(convert, is_valid, description):
+    """A type for argparse: what `convert` makes of a text, if `is_valid` holds for it."""
+    def number(text):
+        if not is_valid(convert(text)):
+            raise argparse.ArgumentTypeError(f"{text} is not {description}")
+        return convert(text)
+    return number
+
+
+def path(text):
+    return Path(os.path.expanduser(text))
+
+
 def parse_args(argv):
     """Parse a list of flags; the constants above are the defaults."""
+    whole = number_type(int, lambda n: 1 <= n < 2**63, "a whole number from 1")  # torch's limit
+    seed = number_type(int, lambda n: 0 <= n < 2**63, "a whole number from 0")
+    positive = number_type(float, lambda x: 0 < x < math.inf, "a number above 0")
+    weight = number_type(float, lambda x: 0 <= x < math.inf, "a number from 0")
+    share = number_type(float, lambda x: 0 < x < 1, "a number between 0 and 1")
     parser = argparse.ArgumentParser("codelet7.py", description="A sparse autoencoder on MNIST.",
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter,
                                      allow_abbrev=False)
-    add = parser.add_argument
-    add("--epochs", type=int, default=EPOCHS, help="training epochs")
-    add("--batch-size", type=int, default=BATCH_SIZE, help="images per batch")
-    add("--lr", type=float, default=LEARNING_RATE, help="Adam's learning rate")
-    add("--hidden-dims", type=int, default=HIDDEN_DIMS, help="number of hidden nodes")
-    add("--rho", type=float, default=RHO, help="target for each hidden node's mean activation")
-    add("--sparsity-weight", type=float, default=SPARSITY_WEIGHT,
-        help="weight of the sparsity penalty")
-    add("--seed", type=int, default=SEED, help="seed for initial weights and batch order")
-    add("--dataset", choices=["auto", "mnist", "standin"], default="auto",
-        help="auto: MNIST if available, else stand-in digits rendered from fonts")
-    add("--data-dir", type=Path, default=digits.default_root(),
-        help="folder that holds MNIST or receives the download; $MNIST_ROOT if set")
-    add("--figures-dir", type=Path, default=Path("figures"),
-        help="output folder for figures and model")
-    add("--device", choices=["cpu", "cuda"], default="cpu", help="device to train on")
-    args = parser.parse_args(argv)
 
-    # Checked here, not by argparse, so that edited constants are checked too.
-    for name, value, least in (("--epochs", args.epochs, 1), ("--batch-size", args.batch_size, 1),
-                               ("--hidden-dims", args.hidden_dims, 1), ("--seed", args.seed, 0),
-                               ("MAX_NODE_FIGURES", MAX_NODE_FIGURES, 1)):
-        if not isinstance(value, int) or not least <= value < 2**63:  # torch takes no larger one
-            parser.error(f"{name} is {value}: it must be a whole number from {least} to 2**63 - 1")
-    for name, value, is_valid, valid in (
-            ("--lr", args.lr, 0 < args.lr < math.inf, "greater than 0"),
-            ("--rho", args.rho, 0 < args.rho < 1, "between 0 and 1"),
-            ("--sparsity-weight", args.sparsity_weight, 0 <= args.sparsity_weight < math.inf,
-             "0 or greater")):
-        if not is_valid:
-            parser.error(f"{name} is {value}: it must be {valid}")
+    def add(flag, kind, default, help, **options):  # argparse checks a default if it is a text
+        parser.add_argument(flag, type=kind, default=str(default), help=help, **options)
+
+    add("--epochs", whole, EPOCHS, "training epochs")
+    add("--batch-size", whole, BATCH_SIZE, "images per batch")
+    add("--lr", positive, LEARNING_RATE, "Adam's learning rate")
+    add("--hidden-dims", whole, HIDDEN_DIMS, "number of hidden nodes")
+    add("--rho", share, RHO, "target for each hidden node's mean activation")
+    add("--sparsity-weight", weight, SPARSITY_WEIGHT, "weight of the sparsity penalty")
+    add("--weight-decay", weight, WEIGHT_DECAY, "Adam's weight decay")
+    add("--seed", seed, SEED, "seed for initial weights and batch order")
+    add("--dataset", str, "auto", "auto: MNIST if available, else stand-in digits from fonts",
+        choices=["auto", "mnist", "standin"])
+    add("--data-dir", path, digits.default_root(),
+        "folder that holds MNIST or receives the download; $MNIST_ROOT if set")
+    add("--figures-dir", path, "figures", "output folder for figures and model")
+    add("--device", str, "cpu", "device to train on", choices=["cpu", "cuda"])
+    args = parser.parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: no GPU is available to PyTorch")
-    args.data_dir, args.figures_dir = args.data_dir.expanduser(), args.figures_dir.expanduser()
     return args
 
 

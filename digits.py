@@ -1,15 +1,16 @@
-"""Data handling: check and download MNIST's files, draw stand-in digits."""
+"""The data: MNIST's files, checked and made into tensors, and stand-in digits."""
 
 import contextlib
+import errno
 import gzip
+import hashlib
 import http.client
 import itertools
 import os
 import socket
-import ssl
 import sys
 import tempfile
-import urllib.error
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,16 +19,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.datasets import MNIST
-from torchvision.datasets.utils import check_integrity
 
-MD5 = {  # of the uncompressed files; MNIST.resources has those of the .gz files
+MEAN, STD = 0.1307, 0.3081  # of MNIST's training pixels, which are 0..1 before normalization
+MD5 = {  # of the uncompressed files, in the order of Digits' fields
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
-DOWNLOAD_ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError,
-                   ssl.SSLError, RuntimeError)  # the last is torchvision's, also for wrong contents
 
 
 class Digits(NamedTuple):
@@ -53,9 +52,75 @@ def default_root():
     return Path(os.environ.get("MNIST_ROOT") or "data")
 
 
+def read_mnist(root):
+    """Read MNIST from root/MNIST/raw; what is missing there is downloaded and added. Returns Digits.
+
+    Raises DataError if a file has one of MNIST's names but not its contents, or if only some of
+    the files are available; NoMNIST if none is; OSError on read or write errors.
+    """
+    raw = Path(root, "MNIST", "raw").absolute()
+    files = {name: read_file(raw, name) for name in MD5}
+    missing = [name for name, data in files.items() if data is None]
+    if missing:
+        try:
+            downloaded = download()
+        except (OSError, http.client.HTTPException, RuntimeError) as error:
+            if getattr(error, "errno", None) == errno.ENOSPC:  # a full disk names no file
+                raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from None
+            kind = DataError if len(missing) < len(MD5) else NoMNIST
+            reason = " ".join(str(error).split())
+            raise kind(f"There is no complete MNIST in {raw} (missing: {', '.join(missing)}), and "
+                       f"the download failed ({reason}). Put the missing files there.") from None
+        for name in missing:
+            files[name] = downloaded[name]
+            if not os.path.lexists(raw / name):  # another process may have just written it
+                write_whole(raw / name, files[name])
+    # An IDX file begins with a magic number and the sizes, of four bytes each.
+    images, labels, test_images, test_labels = (
+        torch.frombuffer(bytearray(data), dtype=torch.uint8, offset=16 if "images" in name else 8)
+        for name, data in files.items())
+    return Digits("MNIST", images.view(-1, 28, 28), labels.long(), test_images.view(-1, 28, 28),
+                  test_labels.long())
+
+
+def read_file(raw, name):
+    """The contents (bytes) of one of MNIST's files in the folder `raw`, or None if it is not there.
+
+    It may be compressed, lie in a folder of its own name (as Kaggle packs it) or be called
+    train-images.idx3-ubyte (as 7-Zip unpacks it). Raises DataError if its checksum is wrong.
+    """
+    for path in (raw / name, raw / name / name, raw / name.replace("-idx", ".idx"),
+                 raw / f"{name}.gz"):
+        if os.path.lexists(path) and not path.is_dir():  # a dangling link is an error, not absent
+            data = path.read_bytes()
+            if path.suffix == ".gz":
+                try:
+                    data = gzip.decompress(data)
+                except (OSError, EOFError, zlib.error):
+                    data = b""
+            if hashlib.md5(data, usedforsecurity=False).hexdigest() != MD5[name]:
+                raise DataError(f"{path} is damaged or from another data set (wrong checksum). "
+                                "Move it away and run again")
+            return data
+    return None
+
+
+def download():
+    """Download MNIST: returns {name: contents}. A temporary folder receives it, since torchvision
+    overwrites files that bear MNIST's names, and leaves half of one if a download breaks off."""
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(10)  # seconds without a response; by default there is no limit
+    try:  # torchvision raises RuntimeError for wrong contents, and older versions of it print
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+            MNIST(folder, download=True)
+            return {name: read_file(Path(folder, "MNIST", "raw"), name) for name in MD5}
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
 def write_whole(path, data):
-    """Write a file so that it is complete or absent, even if other processes write it at once.
-    Raises OSError, which names `path`."""
+    """Write a file, and its folder, so that it is complete or absent, even if other processes write
+    it at once. Raises OSError, which names `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,58 +133,6 @@ def write_whole(path, data):
             temporary.unlink()
 
 
-@contextlib.contextmanager
-def mnist_folder(root):
-    """A temporary folder in which `MNIST(folder, download=True)` is safe to call.
-
-    It receives copies of those of MNIST's four files that lie in root/MNIST/raw, compressed or not,
-    once their checksums are verified, as torchvision does only for downloads. If it has to download
-    others, they are copied to root/MNIST/raw once all of them are complete: torchvision itself
-    would overwrite files that bear MNIST's names, and leave half of one if a download breaks off.
-
-    Raises DataError if a file has one of MNIST's names but not its contents, or if only some of
-    the files are available; NoMNIST if none is; OSError on read or write errors.
-    """
-    raw = Path(root, "MNIST", "raw").absolute()
-    md5 = MD5 | dict(MNIST.resources)
-    paths = {name: raw / name for name in md5}
-    paths |= {name: path / name for name, path in paths.items() if path.is_dir()}  # Kaggle's
-    present = [name for name, path in paths.items() if os.path.lexists(path)]
-    for name in present:
-        if not check_integrity(paths[name], md5[name]):
-            raise DataError(f"{paths[name]} is damaged or from another data set (wrong checksum). "
-                            "Move it away and run again")
-    missing = [name for name in MD5 if name not in present and f"{name}.gz" not in present]
-    default_timeout = socket.getdefaulttimeout()
-    with tempfile.TemporaryDirectory() as folder:
-        inside = Path(folder, "MNIST", "raw")
-        try:
-            inside.mkdir(parents=True)
-            for name in set(MD5) - set(missing):
-                data = paths[name if name in present else f"{name}.gz"].read_bytes()
-                (inside / name).write_bytes(data if name in present else gzip.decompress(data))
-            socket.setdefaulttimeout(10)  # seconds without a response; by default there is no limit
-            with contextlib.redirect_stdout(sys.stderr):  # older torchvisions print
-                yield folder  # the caller's MNIST() runs here
-        except DOWNLOAD_ERRORS as error:
-            if not missing:  # nothing was downloaded
-                raise
-            reason = f"the download failed ({' '.join(str(error).split())})"
-            if present:
-                raise DataError(f"{raw / missing[0]} is missing, and {reason}. Copy it there, or "
-                                "connect to the network and run again") from None
-            raise NoMNIST(f"There is no MNIST in {raw}, and {reason}. Put its four files there: "
-                          f"{', '.join(MD5)}.") from None
-        except OSError as error:
-            error.filename = error.filename or folder  # a failed write names no file
-            raise
-        finally:
-            socket.setdefaulttimeout(default_timeout)
-        for name in missing:
-            if not (raw / name).exists():  # another process may have just written it
-                write_whole(raw / name, (inside / name).read_bytes())
-
-
 # --- Stand-in digits ---
 
 FONTS = ["DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique",
@@ -127,7 +140,7 @@ FONTS = ["DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-Bold
          "DejaVuSansMono-BoldOblique", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic",
          "DejaVuSerif-BoldItalic", "STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic",
          "STIXGeneralBolIta", "cmr10", "cmb10", "cmss10", "cmtt10"]
-GLYPH = 64  # pixels: glyphs are drawn large, in 46-point type, then shrunk
+GLYPH = 64  # pixels: glyphs are drawn large, in 42-point type, then shrunk
 
 
 def draw_standin(train=60_000, test=10_000):
@@ -139,15 +152,12 @@ def draw_standin(train=60_000, test=10_000):
     count, generator = train + test, torch.Generator().manual_seed(0)
     labels = torch.randint(10, (count,), generator=generator)
     variant = torch.randint(glyphs.shape[1], (count,), generator=generator)
-    random = torch.rand(4, count, generator=generator, dtype=torch.float32)
-    angle, shear, width, height = random * 2 - 1
-    angle, shear, width, height = 0.2 * angle, 0.3 * shear, 0.9 + 0.15 * width, 1 + 0.1 * height
-    # F.affine_grid expects the map from output to glyph coordinates, in units of half an image;
-    # MNIST's centre of mass lies half a pixel right of and below the middle.
-    cos, sin = angle.cos(), angle.sin()
-    linear = torch.stack([(cos + shear * sin) / width, (sin - shear * cos) / width,
-                          -sin / height, cos / height], 1).view(-1, 2, 2)
-    linear *= 28 / GLYPH * 2  # half as large as it was drawn
+    # F.affine_grid expects the map from output to glyph coordinates, in units of half an image:
+    # here a random matrix near the identity, half as large as the glyph was drawn, with MNIST's
+    # centre of mass, half a pixel right of and below the middle.
+    linear = 0.16 - 0.32 * torch.rand(count, 2, 2, generator=generator, dtype=torch.float32)
+    linear[:, [0, 1], [0, 1]] += 1
+    linear *= 28 / GLYPH * 2
     theta = torch.cat([linear, linear.sum(2, keepdim=True) * (-0.5 / 14)], 2)
     images = torch.empty(count, 28, 28, dtype=torch.uint8)
     for chunk in torch.arange(count).split(2000):  # limits memory use
@@ -163,7 +173,7 @@ def draw_glyphs():
     (10, variants, 1, GLYPH, GLYPH), in 0..255."""
     from matplotlib import get_data_path  # only here: it ships the fonts
     folder = Path(get_data_path(), "fonts", "ttf")
-    fonts = [ImageFont.truetype(folder / f"{name}.ttf", 46) for name in FONTS]
+    fonts = [ImageFont.truetype(str(folder / f"{name}.ttf"), 42) for name in FONTS]
     glyphs = []
     for digit, font, thickness in itertools.product("0123456789", fonts, (0, 1, 2)):
         image = Image.new("L", (GLYPH, GLYPH))

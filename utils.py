@@ -1,6 +1,7 @@
 """Plotting: show() for image grids, the node overview, the loss curve."""
 
 import functools
+import io
 import os
 import sys
 import textwrap
@@ -17,7 +18,8 @@ import torch
 from matplotlib.figure import Figure
 from torchvision.utils import make_grid
 
-MEAN, STD = 0.1307, 0.3081  # of MNIST's training pixels, which are 0..1 before normalization
+from digits import MEAN, STD, write_whole
+
 BACKGROUND, INK = (0 - MEAN) / STD, (1 - MEAN) / STD  # normalized: the black background, full ink
 WHITE = 1.0  # the maximum of tanh; drawn as white, like all larger values
 ON = 0.5     # a node is on (it fires) for an image if its activation is above this
@@ -32,9 +34,11 @@ styled = matplotlib.style.context(["default", STYLE])  # a decorator: ignores a 
 
 
 def save(figure, path):
-    """Save a matplotlib figure; the suffix of `path` decides the format."""
-    is_png = Path(path).suffix.lower() == ".png"  # leave matplotlib's version out of the file
-    figure.savefig(path, dpi=DPI, metadata={"Software": None} if is_png else None)
+    """Save a matplotlib figure as a PNG file, without matplotlib's version in it. Raises OSError,
+    which names `path`."""
+    path, data = Path(path), io.BytesIO()
+    figure.savefig(data, format=path.suffix[1:] or "png", dpi=DPI, metadata={"Software": None})
+    write_whole(path, data.getvalue())
 
 
 def to_grey(pixels):

@@ -26,13 +26,10 @@ from pathlib import Path
 import torch
 import torchvision
 from torch.utils.data import DataLoader
-from torchvision import transforms
-from torchvision.datasets import MNIST
 
 import codelet7
 import digits
 from extras import plain
-from utils import MEAN, STD
 
 ROUNDS = 5
 NEIGHBOUR = """
@@ -52,8 +49,7 @@ while os.getppid() == parent: codelet7.train_epoch(model, loader, optimizer)
 def new_model():
     """An untrained model, always the same; the random numbers that follow are the same, too, as in
     codelet7.train()."""
-    torch.manual_seed(codelet7.SEED)
-    model = codelet7.SparseAutoencoder(28 * 28, codelet7.HIDDEN_DIMS)
+    model = codelet7.new_model(codelet7.SEED)
     torch.manual_seed(codelet7.SEED)
     return model
 
@@ -121,9 +117,7 @@ def lower_bound_epoch(images):
 
 
 def compare_epochs(images, labels):
-    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))])
-    with digits.mnist_folder(digits.default_root()) as folder:
-        dataset = MNIST(folder, transform=transform)
+    dataset = plain.load_data()
     epochs = {"straightforward": lambda: straightforward_epoch(dataset),
               "codelet7": lambda: codelet7_epoch(images, labels),
               "lower bound": lambda: lower_bound_epoch(images)}

@@ -1,8 +1,8 @@
 """A straightforward implementation of the assignment, timed by benchmark.py.
 
-    python -m extras.plain EPOCHS FOLDER     reads MNIST from $MNIST_ROOT or data
+    python -m extras.plain EPOCHS FOLDER
 
-torchvision's MNIST with its transforms, a shuffled DataLoader that collates single images, a plain
+torchvision's MNIST (from $MNIST_ROOT or data, where it wants its four files uncompressed) with its transforms, a shuffled DataLoader that collates single images, a plain
 Adam, loss.item() in every step; both figures (of one node) of the trained model.
 """
 
@@ -17,7 +17,8 @@ from torchvision.utils import make_grid
 
 import codelet7
 import digits
-from utils import MEAN, STD, show
+from digits import MEAN, STD
+from utils import show
 
 
 def train_epoch(model, train_dataloader, optimizer):
@@ -33,13 +34,15 @@ def train_epoch(model, train_dataloader, optimizer):
     return total / len(train_dataloader)
 
 
-def main(epochs, folder):
+def load_data():
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))])
-    with digits.mnist_folder(digits.default_root()) as root:
-        dataset = MNIST(root, transform=transform, download=True)
+    return MNIST(digits.default_root(), transform=transform, download=True)
+
+
+def main(epochs, folder):
+    dataset = load_data()
     train_dataloader = DataLoader(dataset, batch_size=codelet7.BATCH_SIZE, shuffle=True)
-    torch.manual_seed(codelet7.SEED)
-    model = codelet7.SparseAutoencoder(28 * 28, codelet7.HIDDEN_DIMS)
+    model = codelet7.new_model(codelet7.SEED)
     optimizer = torch.optim.Adam(model.parameters(), lr=codelet7.LEARNING_RATE)
     torch.manual_seed(codelet7.SEED)  # the order of the batches, as in codelet7.train()
     for epoch in range(1, epochs + 1):

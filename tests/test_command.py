@@ -44,7 +44,8 @@ class Run(TestCase):
         header, settings, *epochs, test, sparsity, figures = out.splitlines()
         self.assertEqual(header, "Data: MNIST, 1,000 training and 200 test images. Device: cpu.")
         self.assertEqual(settings, "MNIST: nodes 3, rho 0.05, penalty weight 0.0001, "
-                                   "learning rate 0.0001, batch size 100, epochs 3, seed 0.")
+                                   "learning rate 0.0001, weight decay 0, batch size 100, "
+                                   "epochs 3, seed 0.")
         self.assertEqual(len(epochs), 3)
         for number, line in enumerate(epochs, 1):
             self.assertRegex(line, rf"^Epoch: {number}/3 - Train Loss: \d\.\d{{4}}$")
@@ -79,12 +80,12 @@ class Run(TestCase):
     def test_standin_run_is_labelled_and_keeps_mnist_figures(self):
         self.put(self.figures / "trained", {"nodes.png": b"MNIST's"})
         titles, err = self.titles(hidden_dims=3)  # neither MNIST nor a network
-        self.assertIn(f"There is no MNIST in {self.raw}", err)
+        self.assertIn(f"There is no complete MNIST in {self.raw}", err)
         self.assertIn("stand-in", err)
         self.assertEqual(len(titles), 2 * len(FIGURES) + 2)
         for title in titles:
             self.assertIn("stand-in digits (not MNIST): nodes 3, rho 0.05, penalty weight 0.0001, "
-                          "learning rate 0.0001, batch size 64, epochs 1, seed 0.", title)
+                          "learning rate 0.0001, weight decay 0, batch size 64, epochs 1, seed 0.", title)
         self.assertEqual(names(self.figures), {"trained", "standin"})
         self.assertEqual((self.figures / "trained" / "nodes.png").read_bytes(), b"MNIST's")
 
@@ -96,9 +97,9 @@ class Run(TestCase):
     def test_constants_and_flags_are_equivalent(self):
         self.put(self.raw, self.files)
         settings = dict(epochs=2, batch_size=32, lr=0.002, hidden_dims=3, rho=0.1,
-                        sparsity_weight=0.5, seed=7)
+                        sparsity_weight=0.5, weight_decay=0.01, seed=7)
         constants = dict(EPOCHS=2, BATCH_SIZE=32, LEARNING_RATE=0.002, HIDDEN_DIMS=3, RHO=0.1,
-                         SPARSITY_WEIGHT=0.5, SEED=7)
+                         SPARSITY_WEIGHT=0.5, WEIGHT_DECAY=0.01, SEED=7)
         models = []
         with mock.patch("tests.SETTINGS", {}):
             for edited, given in ((constants, {}), ({"EPOCHS": 20}, settings)):
@@ -106,7 +107,7 @@ class Run(TestCase):
                     titles, _ = self.titles(**given)
                 for title in titles:
                     self.assertIn("MNIST: nodes 3, rho 0.1, penalty weight 0.5, learning rate "
-                                  "0.002, batch size 32, epochs 2, seed 7.", title)
+                                  "0.002, weight decay 0.01, batch size 32, epochs 2, seed 7.", title)
                 models.append(self.model())
         self.assertTrue(torch.equal(*models))
         self.without_figures()
@@ -164,7 +165,8 @@ class Errors(TestCase):
         for flag, values in {"--epochs": [*whole, "0"], "--batch-size": [*whole, "0"],
                              "--hidden-dims": [*whole, "0"], "--seed": whole,
                              "--lr": [*number, "0"], "--rho": [*number, "0", "1"],
-                             "--sparsity-weight": number, "--ep": ["3"]}.items():
+                             "--sparsity-weight": number, "--weight-decay": number,
+                             "--ep": ["3"]}.items():
             for value in values:
                 with self.subTest(flag=flag, value=value):
                     self.assertFails(2, [flag], f"{flag}={value}")
@@ -172,7 +174,7 @@ class Errors(TestCase):
 
     def test_invalid_constants(self):
         for name, values in {"EPOCHS": [0, 2.5], "BATCH_SIZE": [0], "HIDDEN_DIMS": [0, 10.0],
-                             "LEARNING_RATE": [0], "MAX_NODE_FIGURES": [0], "SPARSITY_WEIGHT": [-1],
+                             "LEARNING_RATE": [0, "a"], "SPARSITY_WEIGHT": [-1], "WEIGHT_DECAY": [-1],
                              "SEED": [-1], "RHO": [0, 1, 5]}.items():
             for value in values:
                 with self.subTest(name=name, value=value), mock.patch("tests.SETTINGS", {}), \

@@ -70,10 +70,10 @@ class Training(TestCase):
         return history, out.getvalue()
 
     def test_is_plain_adam_on_the_mean_loss_of_the_batches(self):
-        history, out = self.train(seed=1)
+        history, out = self.train(seed=1, weight_decay=0.1)
         torch.manual_seed(0)
         model = SparseAutoencoder(784, 10, rho=0.05)
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=0.1)
         torch.manual_seed(1)
         for (loss, mse), line in zip(history, out.splitlines()):
             losses, mses = [], []
@@ -126,7 +126,12 @@ class Evaluation(TestCase):
         self.assertAlmostEqual(codelet7.evaluate(model, images), 6 / 4 + 0.5 * kl, places=4)
         self.assertEqual(codelet7.describe(model, images),
                          "-50% of the variance explained; mean activation 0.33 (target 0.05); "
-                         "0.5 of 3 nodes on per image (above 0.5), 2 never on.")
+                         "0.5 of 3 nodes on per image (above 0.5), 2 never on; 0% of the total "
+                         "activation is weak (below 0.25).")
+
+    def test_weak_share_of_known_activations(self):
+        hidden = torch.tensor([[0.95, 0.2, 0.0], [0.6, 0.55, 0.0], [0.1, 0.4, 0.0], [0, 0, 0]])
+        self.assertAlmostEqual(codelet7.weak_share(hidden), 0.3 / 2.8, places=6)
 
     def test_variance_explained_is_0_for_the_mean_image_and_1_for_a_copy(self):
         images = torch.randn(50, 1, 4, 4)

@@ -25,7 +25,8 @@ import digits
 import utils
 from codelet7 import (BATCH_SIZE, EPOCHS, HIDDEN_DIMS, INSTRUCTOR_LOSSES, LEARNING_RATE, RHO, SEED,
                       SPARSITY_WEIGHT, SparseAutoencoder, variance_explained)
-from utils import BACKGROUND, INK, ON, STD
+from digits import STD
+from utils import BACKGROUND, INK, ON
 from writeup import macros, measures, plots
 from writeup.measures import over_seeds
 
@@ -121,7 +122,7 @@ def train(model, data, seed, lr=LEARNING_RATE, epochs=EPOCHS, look=lambda *_: No
     """Train as codelet7's run() does. seed fixes the order of the batches; look is called after
     each epoch. Returns one (loss, mse) per epoch."""
     loader = codelet7.make_dataloader(data.images, data.labels, BATCH_SIZE)
-    history = codelet7.train(model, loader, epochs, lr, seed, look)
+    history = codelet7.train(model, loader, epochs, lr, seed, after_epoch=look)
     model.requires_grad_(False)
     return history
 
@@ -236,7 +237,7 @@ def fitted_decoder(model, row, data):
     model.decoder.requires_grad_(True)
     loader = codelet7.make_dataloader(data.images, data.labels, 256)
     for lr, epochs in ((1e-2, 4), (1e-3, 2), (1e-4, 2)):
-        codelet7.train(model, loader, epochs, lr, SEED, lambda *_: None)
+        codelet7.train(model, loader, epochs, lr, SEED, after_epoch=lambda *_: None)
     with torch.no_grad():
         mse = measures.test_mse(model(data.test_images)[1], data)
     return {"mse": mse, "closed": (row["mse"] - mse) / (row["mse"] - row["table"])}
