@@ -29,7 +29,7 @@ HERE = Path(__file__).resolve().parent
 TEMPLATE, PAGE = HERE / "explorer_template.html", HERE / "explorer.html"
 DATA, CHECKSUM = "{{data}}", "{{checksum}}"  # placeholders in the template
 SAMPLES = 3        # per digit: the first ones in the test set's order, not hand-picked
-TOP = 9            # training images per node
+TOP = 9            # training images per node, in a square
 SATURATED = 0.1    # an activation is saturated if it is closer than this to 0 or 1
 FAINT = 0.1        # the page counts the nodes above this, beside those that are on
 
@@ -133,10 +133,11 @@ def check_values(model, samples):
 
 @torch.no_grad()
 def top_images(model, images, pixels, labels):
-    """The TOP training images that activate each node most, strongest first, as in
-    codelet7.show_top_images(). pixels: the images as uint8 (n, 28, 28)."""
+    """The TOP training images that activate each node most, as in codelet7.show_top_images(): their
+    digits, strongest first, and one square of rows for each node. pixels: uint8 (n, 28, 28)."""
     top = model.encoder(images.flatten(1)).topk(TOP, 0).indices.t()
-    return {"labels": labels[top].tolist(), "pixels": two_bits(pixels[top])}
+    rows = pixels[top].unflatten(1, (math.isqrt(TOP), -1)).transpose(2, 3)
+    return {"labels": labels[top].tolist(), "pixels": two_bits(rows)}
 
 
 def pattern_of(on):
@@ -171,14 +172,17 @@ def claim(is_so, text):
 
 
 @torch.no_grad()
-def check_text(models, samples, state):
-    """Raise WrongText unless the models do what the page says of single nodes and epochs.
+def check_text(models, samples, about):
+    """Raise WrongText unless the models do what the template says of single nodes and epochs.
 
-    models: {name: {epoch: model}}. samples: the page's, uint8 (30, 28, 28). state: what the page
-    contains about the final state of the first model.
+    models: {name: {epoch: model}}. samples: the page's, uint8 (30, 28, 28). about: what the page
+    contains about each model, a list.
     """
+    template = TEMPLATE.read_text(encoding="utf-8")
     x = codelet7.normalize(samples).flatten(1)
-    blobs, ten, hundred = (states[codelet7.EPOCHS] for states in models.values())
+    blobs, ten, hundred = finals = [states[codelet7.EPOCHS] for states in models.values()]
+    about = [next(state for state in model["states"] if state["epoch"] == codelet7.EPOCHS)
+             for model in about]
     means = samples.view(10, SAMPLES, 28, 28).float().mean(1, keepdim=True)
     error = lambda reconstruction, sample: F.mse_loss(reconstruction[0], x[sample])
 
@@ -190,9 +194,10 @@ def check_text(models, samples, state):
     digit_in = lambda image: similar(image).argmax().item()
 
     def pin(model, sample, node):
-        """(hidden, reconstruction) before and after a node that is off is set to 1."""
+        """(hidden, reconstruction) before and after a link sets a node that is off to 1."""
+        link = f"#model={finals.index(model) + 1}&sample={sample}&node={node}&pin={node}:1"
         hidden, reconstruction = model(x[[sample]])
-        claim(hidden[0, node] < ON / 2, f"node {node} is off for sample {sample}")
+        claim(f'"{link}"' in template and hidden[0, node] < ON / 2, f"{link} sets a node that is off")
         pinned = hidden.index_fill(1, torch.tensor(node), 1)
         return hidden, reconstruction, pinned, model.decode(pinned)
 
@@ -207,25 +212,26 @@ def check_text(models, samples, state):
           "before the first epoch and from the eighth on, nodes differ")
 
     _, before, _, after = pin(blobs, 1, 8)
-    change = (after - before).view(28, 28)[10:19]
+    change, gain = (after - before).view(28, 28)[10:19], similar(after) - similar(before)
     claim(change[:, 11:17].mean() > 0.2 and change[:, 4:8].mean() < -0.2
           and change[:, 20:24].mean() < -0.2 and error(after, 1) > error(before, 1) + 0.1,
           "node 8 fills the hole of the second 0 and fades its sides")
-    gain = similar(after) - similar(before)
     claim(gain[0] < -0.08 and gain[[3, 8]].min() > 0.08,
           "node 8 makes the second 0 less like a 0, and more like a 3 and an 8")
 
-    table = state["table"]
+    table = about[0]["table"]
     rows = dict(zip(table["patterns"], tensor_of(table["means"], "u1", -1, 14 * 14).float()))
     hidden, _, pinned, after = pin(blobs, 6, 6)
     claim([digit_in(rows[pattern_of(row)]) for row in (hidden[0] > ON, pinned[0] > ON)] == [2, 3]
           and digit_in(after) == 3, "node 6 turns the first 2 and its lookup image into a 3")
 
-    labels = torch.tensor(state["top"]["labels"][9])
-    by_digit = tensor_of(state["meansByDigit"], "<f2", 10, -1)[:, 9]
-    claim((labels == 7).sum() >= TOP - 1 and by_digit[1] > by_digit[7] - 0.05
-          and (by_digit > ON).sum() >= 4, "node 9 is most active for 7s, but as active for 1s")
+    top = torch.tensor(about[0]["top"]["labels"][9])
+    by_digit = tensor_of(about[0]["meansByDigit"], "<f2", 10, -1)[:, 9]
+    claim((top == 7).sum() >= TOP - 1 and by_digit[1] > by_digit[7] - 0.05
+          and (by_digit > ON).sum() >= 4 and blobs.encode(x[[3, 21]])[:, 9].min() > ON,
+          "node 9 is most active for 7s, but as active for 1s, and on for the first 7 and 1")
 
+    claim(0.8 < about[1]["results"]["on"] < 1.3, "usually one node of the second model is on")
     for node, digit in ((8, 1), (2, 0), (5, 3), (4, 9)):
         hidden, _, _, after = pin(ten, 7, node)
         claim(hidden.max() < ON and digit_in(after) == digit,
@@ -265,7 +271,7 @@ def make_page(path, data):
         if recipe.has_table:
             final["table"] = lookup_table(model, images, data.images)
         about.append({"name": name, "settings": recipe.settings, "states": [*states.values()]})
-    check_text(models, samples, next(state for state in about[0]["states"] if "table" in state))
+    check_text(models, samples, about)
     mean = images.mean(0)
     write_page(path, {
         "mean": MEAN, "std": STD, "on": ON, "saturated": SATURATED, "faint": FAINT,
