@@ -245,16 +245,15 @@ def check_text(models, samples, about):
 
 # --- The page ---
 
-def write_page(path, data):
-    """Write the page with its data, a dict for JSON, to `path`."""
+def fill_in(data):
+    """The template with its data, a dict for JSON: the page's text."""
     text = json.dumps(data).replace("<", "\\u003c")  # nothing can end the script early
     page = TEMPLATE.read_text(encoding="utf-8")
-    page = page.replace(CHECKSUM, f"{zlib.crc32(text.encode()):08x}").replace(DATA, text)
-    path.write_text(page, encoding="utf-8", newline="\n")
+    return page.replace(CHECKSUM, f"{zlib.crc32(text.encode()):08x}").replace(DATA, text)
 
 
-def make_page(path, data):
-    """Train the models on `data`, a digits.Digits, and write the page to `path`."""
+def make_page(data):
+    """Train the models on `data`, a digits.Digits, and return the page's text."""
     images, labels = codelet7.normalize(data.images), data.labels
     picked = pick_samples(data.test_labels)
     samples = data.test_images[picked]
@@ -273,7 +272,7 @@ def make_page(path, data):
         about.append({"name": name, "settings": recipe.settings, "states": [*states.values()]})
     check_text(models, samples, about)
     mean = images.mean(0)
-    write_page(path, {
+    return fill_in({
         "mean": MEAN, "std": STD, "on": ON, "saturated": SATURATED, "faint": FAINT,
         "epochs": codelet7.EPOCHS, "batchSize": codelet7.BATCH_SIZE, "rho": codelet7.RHO,
         "seed": codelet7.SEED, "models": about,
@@ -287,7 +286,8 @@ def make_page(path, data):
 def main():
     torch.set_num_threads(1)  # as in codelet7: the result does not depend on the number of cores
     try:
-        make_page(PAGE, codelet7.load_data("mnist", digits.default_root()))
+        page = make_page(codelet7.load_data("mnist", digits.default_root()))
+        PAGE.write_text(page, encoding="utf-8", newline="\n")
     except (digits.DataError, WrongText, OSError) as error:
         sys.exit(f"explorer.py: error: {error}")
     print(f"Page: {PAGE} ({PAGE.stat().st_size / 1000:.0f} kB)")
