@@ -197,7 +197,7 @@ def check_text(models, samples, about):
         """(hidden, reconstruction) before and after a link sets a node that is off to 1."""
         link = f"#model={finals.index(model) + 1}&sample={sample}&node={node}&pin={node}:1"
         hidden, reconstruction = model(x[[sample]])
-        claim(f'"{link}"' in template and hidden[0, node] < ON / 2, f"{link} sets a node that is off")
+        claim(f'"{link}"' in template and hidden[0, node] < ON / 2, f"{link} changes a node")
         pinned = hidden.index_fill(1, torch.tensor(node), 1)
         return hidden, reconstruction, pinned, model.decode(pinned)
 
@@ -235,7 +235,7 @@ def check_text(models, samples, about):
     for node, digit in ((8, 1), (2, 0), (5, 3), (4, 9)):
         hidden, _, _, after = pin(ten, 7, node)
         claim(hidden.max() < ON and digit_in(after) == digit,
-              f"no node of the second model is on for the second 2, and node {node} draws a {digit}")
+              f"no node of the second model is on for the second 2; node {node} draws a {digit}")
 
     hidden, before = hundred(x[[0]])
     after = hundred.decode(hidden * (hidden > ON))
