@@ -206,11 +206,17 @@ def check_text(models, samples, about):
         correlations = torch.corrcoef(models["Blobs"][epoch].decoder.weight.t())
         return correlations[~torch.eye(len(correlations), dtype=bool)].mean()
 
-    claim((models["Blobs"][1].encode(x) > ON).double().mean() > 0.9 and likeness(1) > 0.35,
-          "after one epoch, nodes are alike and nearly always on")
+    hidden, drawn = models["Blobs"][1](x)
+    claim((hidden > ON).double().mean() > 0.9 and likeness(1) > 0.35
+          and torch.corrcoef(torch.stack([drawn.mean(0), x.mean(0)]))[0, 1] > 0.9,
+          "after one epoch, nodes are alike, nearly always on, and draw the mean digit")
     claim(all(abs(likeness(epoch)) < 0.2 for epoch in (0, 8, 20, 100)),
           "before the first epoch and from the eighth on, nodes differ")
 
+    weights = blobs.decoder.weight.t().view(-1, 28, 28)
+    claim(max(weights[8, 10:19, 4:8].mean(), weights[8, 10:19, 20:24].mean(),
+              weights[9, 14:24, 16:25].mean()) < -0.3,
+          "node 8 is blue on the left and on the right, node 9 in the lower right corner")
     _, before, _, after = pin(blobs, 1, 8)
     change, gain = (after - before).view(28, 28)[10:19], similar(after) - similar(before)
     claim(change[:, 11:17].mean() > 0.2 and change[:, 4:8].mean() < -0.2
@@ -239,7 +245,8 @@ def check_text(models, samples, about):
 
     hidden, before = hundred(x[[0]])
     after = hundred.decode(hidden * (hidden > ON))
-    claim(error(after, 0) < error(before, 0) + 0.1 and digit_in(after) == 0,
+    claim(error(after, 0) < error(before, 0) + 0.1 < error(x.mean(0, True), 0)
+          and digit_in(after) == 0,
           "the nodes of the third model that are on draw most of the first 0")
 
 
