@@ -31,7 +31,6 @@ from torchvision.transforms import functional as TF
 from torchvision.utils import make_grid
 
 import digits
-from digits import MEAN, STD
 from utils import ON, plot_losses, plot_nodes, show
 
 EPOCHS = 20
@@ -115,24 +114,22 @@ def load_data(dataset, root):
     digits, with a message on stderr. Returns digits.Digits. Raises digits.DataError and OSError as
     digits.read_mnist() does, but digits.NoMNIST only for "mnist".
     """
-    if dataset == "standin":
-        return digits.draw_standin()
-    try:
-        return digits.read_mnist(root)
-    except digits.NoMNIST as error:
-        if dataset == "mnist":
-            raise
-        print(f"{error}\nContinuing with stand-in digits rendered from fonts: losses and figures "
-              "will not match the assignment's.", file=sys.stderr, flush=True)
-        return digits.draw_standin()
+    if dataset != "standin":
+        try:
+            return digits.read_mnist(root)
+        except digits.NoMNIST as error:
+            if dataset == "mnist":
+                raise
+            print(f"{error}\nContinuing with stand-in digits rendered from fonts: losses and "
+                  "figures will not match the assignment's.", file=sys.stderr, flush=True)
+    return digits.draw_standin()
 
 
 def normalize(images):
     """uint8 (n, 28, 28) -> float (n, 1, 28, 28), as torchvision's ToTensor and Normalize do."""
     if images.dtype != torch.uint8:
-        raise TypeError(f"normalize() expects 8-bit (uint8) images with pixels 0 to 255, not "
-                        f"{images.dtype}")
-    return TF.normalize(images.unsqueeze(1) / 255, (MEAN,), (STD,))
+        raise TypeError(f"normalize() expects uint8 pixels, 0 to 255, not {images.dtype}")
+    return TF.normalize(images.unsqueeze(1) / 255, (digits.MEAN,), (digits.STD,))
 
 
 def make_dataloader(images, labels, batch_size):
@@ -214,8 +211,8 @@ def variance_explained(images, reconstruction):
     copies, 0 for always predicting their mean, below 0 for anything worse.
     """
     x = images.flatten(1)
-    errors, deviations = reconstruction.flatten(1) - x, x - x.mean(0)
-    error, deviation = (x.square().sum(dtype=torch.float64) for x in (errors, deviations))
+    error = (reconstruction.flatten(1) - x).square().sum(dtype=torch.float64)
+    deviation = (x - x.mean(0)).square().sum(dtype=torch.float64)
     return (1 - error / deviation).item()
 
 
@@ -251,10 +248,12 @@ def show_reconstructions(model, images, path, title):
          f"The first {len(images)} images, each with its reconstruction to its right. {title}")
 
 
-def show_top_images(images, activation, path, title):
-    """Save the 100 of `images` (n, 1, 28, 28) with the highest activation (n,), 10 per row."""
+def show_top_images(images, activation, node, path, title):
+    """Save the 100 of `images` (n, 1, 28, 28) with the highest activation (n,) of a hidden node, 10
+    per row."""
     top = activation.topk(min(100, len(images))).indices
-    show(make_grid(images[top], 10), path, f"The {len(top)} images that activate {title}")
+    show(make_grid(images[top], 10), path,
+         f"The {len(top)} images that activate node {node} most, strongest first. {title}")
 
 
 @torch.no_grad()
@@ -263,9 +262,8 @@ def visualize(model, images, labels, folder, title):
     show_reconstructions(model, images, folder / "reconstruction.png", title)
     # Pre-activations rank images as activations do, but the sigmoid rounds large ones to 1.
     pre_activation = model.encoder(images.flatten(1))[:, :MAX_NODE_FIGURES]
-    for node, values in enumerate(pre_activation.t()):
-        show_top_images(images, values, folder / f"node_{node}.png",
-                        f"node {node} most, strongest first. {title}")
+    for node, activation in enumerate(pre_activation.t()):
+        show_top_images(images, activation, node, folder / f"node_{node}.png", title)
     plot_nodes(model.decoder.weight.t(), torch.sigmoid(pre_activation), model.rho, images, labels,
                folder / "nodes.png", title)
 
@@ -278,8 +276,9 @@ def run(args):
     data = load_data(args.dataset, args.data_dir)
     figures = args.figures_dir if data.name == "MNIST" else args.figures_dir / "standin"
     untrained, trained = figures / "untrained", figures / "trained"
-    for folder in (untrained, trained):
-        folder.mkdir(parents=True, exist_ok=True)
+    trained.mkdir(parents=True, exist_ok=True)
+    for path in filter(Path.exists, (trained / "model.pt", trained / "losses.csv")):
+        path.open("r+b").close()  # fail before the training if it is write-protected
     settings = (f"{data.name}: nodes {args.hidden_dims}, rho {args.rho:g}, penalty weight "
                 f"{args.sparsity_weight:g}, learning rate {args.lr:g}, weight decay "
                 f"{args.weight_decay:g}, batch size {args.batch_size}, epochs {args.epochs}, seed "
@@ -316,34 +315,29 @@ def new_model(seed, hDims=HIDDEN_DIMS, **settings):
 
 def save_model(model, path):
     """Save the weights, as a state_dict of CPU tensors for torch.load()."""
-    state = {name: weights.cpu() for name, weights in model.state_dict().items()}
     data = io.BytesIO()
-    torch.save(state, data)
+    torch.save({name: weights.cpu() for name, weights in model.state_dict().items()}, data)
     digits.write_whole(path, data.getvalue())
 
 
 def load_model(path):
     """The model that save_model() saved at `path`; its number of nodes is in the file. Raises
     digits.DataError if the file holds anything else, OSError if it cannot be read."""
+    data = io.BytesIO(Path(path).read_bytes())
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+        weights = torch.load(data, weights_only=True)
         model = SparseAutoencoder(28 * 28, len(weights["encoder.bias"]))
         model.load_state_dict(weights)
-    except OSError:
-        raise
-    except Exception as error:  # depends on what the file holds, and on the version of torch
-        raise digits.DataError(f"{path} is not a model that codelet7.py saved "
-                               f"({type(error).__name__})") from None
+    except Exception:  # its kind depends on what the file holds, and on the version of torch
+        raise digits.DataError(f"{path} is not a model that codelet7.py saved") from None
     return model
 
 
 def save_losses(history, path):
     """Save a CSV file with one row per epoch."""
-    table = "epoch,loss,mse,weighted_penalty\n"
-    for epoch, (loss, mse) in enumerate(history, 1):
-        penalty = loss - mse
-        table += f"{epoch},{loss:.6f},{mse:.6f},{penalty:.6f}\n"
-    digits.write_whole(path, table.encode())
+    rows = [f"{epoch},{loss:.6f},{mse:.6f},{loss - mse:.6f}\n"
+            for epoch, (loss, mse) in enumerate(history, 1)]
+    digits.write_whole(path, "".join(["epoch,loss,mse,weighted_penalty\n", *rows]).encode())
 
 
 # --- The command line ---
@@ -357,42 +351,34 @@ def number_type(convert, is_valid, description):
     return number
 
 
-def path(text):
-    return Path(os.path.expanduser(text))
-
-
 def parse_args(argv):
     """Parse a list of flags; the constants above are the defaults."""
     whole = number_type(int, lambda n: 1 <= n < 2**63, "a whole number from 1")  # torch's limit
-    seed = number_type(int, lambda n: 0 <= n < 2**63, "a whole number from 0")
-    positive = number_type(float, lambda x: 0 < x < math.inf, "a number above 0")
-    weight = number_type(float, lambda x: 0 <= x < math.inf, "a number from 0")
+    not_negative = number_type(float, lambda x: 0 <= x < math.inf, "0 or a positive number")
     share = number_type(float, lambda x: 0 < x < 1, "a number between 0 and 1")
-    parser = argparse.ArgumentParser("codelet7.py", description="A sparse autoencoder on MNIST.",
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-                                     allow_abbrev=False)
+    folder = lambda text: Path(os.path.expanduser(text))
+    parser = argparse.ArgumentParser("codelet7.py", allow_abbrev=False,
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 
     def add(flag, kind, default, help, **options):  # argparse checks a default if it is a text
         parser.add_argument(flag, type=kind, default=str(default), help=help, **options)
 
     add("--epochs", whole, EPOCHS, "training epochs")
     add("--batch-size", whole, BATCH_SIZE, "images per batch")
-    add("--lr", positive, LEARNING_RATE, "Adam's learning rate")
+    add("--lr", not_negative, LEARNING_RATE, "Adam's learning rate")
     add("--hidden-dims", whole, HIDDEN_DIMS, "number of hidden nodes")
     add("--rho", share, RHO, "target for each hidden node's mean activation")
-    add("--sparsity-weight", weight, SPARSITY_WEIGHT, "weight of the sparsity penalty")
-    add("--weight-decay", weight, WEIGHT_DECAY, "Adam's weight decay")
-    add("--seed", seed, SEED, "seed for initial weights and batch order")
+    add("--sparsity-weight", not_negative, SPARSITY_WEIGHT, "weight of the sparsity penalty")
+    add("--weight-decay", not_negative, WEIGHT_DECAY, "Adam's weight decay")
+    add("--seed", int, SEED, "seed for initial weights and batch order")
     add("--dataset", str, "auto", "auto: MNIST if available, else stand-in digits from fonts",
         choices=["auto", "mnist", "standin"])
-    add("--data-dir", path, digits.default_root(),
+    add("--data-dir", folder, digits.default_root(),
         "folder that holds MNIST or receives the download; $MNIST_ROOT if set")
-    add("--figures-dir", path, "figures", "output folder for figures and model")
-    add("--device", str, "cpu", "device to train on", choices=["cpu", "cuda"])
-    args = parser.parse_args(argv)
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: no GPU is available to PyTorch")
-    return args
+    add("--figures-dir", folder, "figures", "output folder for figures and model")
+    add("--device", str, "cpu", "cpu, or cuda where PyTorch finds a GPU",
+        choices=["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
+    return parser.parse_args(argv)
 
 
 def main(argv=None):

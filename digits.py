@@ -1,6 +1,5 @@
 """The data: MNIST's files, checked and made into tensors, and stand-in digits."""
 
-import contextlib
 import errno
 import gzip
 import hashlib
@@ -8,7 +7,6 @@ import http.client
 import itertools
 import os
 import socket
-import sys
 import tempfile
 import zlib
 from pathlib import Path
@@ -53,7 +51,7 @@ def default_root():
 
 
 def read_mnist(root):
-    """Read MNIST from root/MNIST/raw; what is missing there is downloaded and added. Returns Digits.
+    """Read MNIST from root/MNIST/raw; download and add what is missing there. Returns Digits.
 
     Raises DataError if a file has one of MNIST's names but not its contents, or if only some of
     the files are available; NoMNIST if none is; OSError on read or write errors.
@@ -68,9 +66,9 @@ def read_mnist(root):
             if getattr(error, "errno", None) == errno.ENOSPC:  # a full disk names no file
                 raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from None
             kind = DataError if len(missing) < len(MD5) else NoMNIST
-            reason = " ".join(str(error).split())
             raise kind(f"There is no complete MNIST in {raw} (missing: {', '.join(missing)}), and "
-                       f"the download failed ({reason}). Put the missing files there.") from None
+                       f"the download failed ({' '.join(str(error).split())}). Put the missing "
+                       "files there.") from None
         for name in missing:
             files[name] = downloaded[name]
             if not os.path.lexists(raw / name):  # another process may have just written it
@@ -93,11 +91,10 @@ def read_file(raw, name):
                  raw / f"{name}.gz"):
         if os.path.lexists(path) and not path.is_dir():  # a dangling link is an error, not absent
             data = path.read_bytes()
-            if path.suffix == ".gz":
-                try:
-                    data = gzip.decompress(data)
-                except (OSError, EOFError, zlib.error):
-                    data = b""
+            try:
+                data = gzip.decompress(data) if path.suffix == ".gz" else data
+            except (gzip.BadGzipFile, EOFError, zlib.error):
+                data = b""
             if hashlib.md5(data, usedforsecurity=False).hexdigest() != MD5[name]:
                 raise DataError(f"{path} is damaged or from another data set (wrong checksum). "
                                 "Move it away and run again")
@@ -110,9 +107,9 @@ def download():
     overwrites files that bear MNIST's names, and leaves half of one if a download breaks off."""
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(10)  # seconds without a response; by default there is no limit
-    try:  # torchvision raises RuntimeError for wrong contents, and older versions of it print
-        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
-            MNIST(folder, download=True)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            MNIST(folder, download=True)  # RuntimeError for wrong contents
             return {name: read_file(Path(folder, "MNIST", "raw"), name) for name in MD5}
     finally:
         socket.setdefaulttimeout(timeout)
@@ -121,25 +118,21 @@ def download():
 def write_whole(path, data):
     """Write a file, and its folder, so that it is complete or absent, even if other processes write
     it at once. Raises OSError, which names `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(data)
         temporary.replace(path)
     except OSError as error:
+        temporary.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        if temporary.exists():
-            temporary.unlink()
 
 
 # --- Stand-in digits ---
 
 FONTS = ["DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique",
-         "DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique",
-         "DejaVuSansMono-BoldOblique", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic",
-         "DejaVuSerif-BoldItalic", "STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic",
-         "STIXGeneralBolIta", "cmr10", "cmb10", "cmss10", "cmtt10"]
+         "DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSerif", "DejaVuSerif-Bold",
+         "DejaVuSerif-Italic", "DejaVuSerif-BoldItalic", "STIXGeneral", "cmr10", "cmss10", "cmtt10"]
 GLYPH = 64  # pixels: glyphs are drawn large, in 42-point type, then shrunk
 
 
@@ -150,27 +143,26 @@ def draw_standin(train=60_000, test=10_000):
     """
     glyphs = draw_glyphs()
     count, generator = train + test, torch.Generator().manual_seed(0)
-    labels = torch.randint(10, (count,), generator=generator)
-    variant = torch.randint(glyphs.shape[1], (count,), generator=generator)
+    drawn = torch.randint(len(glyphs), (count,), generator=generator)
+    labels = drawn // (len(glyphs) // 10)
     # F.affine_grid expects the map from output to glyph coordinates, in units of half an image:
     # here a random matrix near the identity, half as large as the glyph was drawn, with MNIST's
     # centre of mass, half a pixel right of and below the middle.
-    linear = 0.16 - 0.32 * torch.rand(count, 2, 2, generator=generator, dtype=torch.float32)
-    linear[:, [0, 1], [0, 1]] += 1
-    linear *= 28 / GLYPH * 2
+    noise = torch.rand(count, 2, 2, generator=generator, dtype=torch.float32) - 0.5
+    linear = (torch.eye(2).float() + 0.32 * noise) * (28 / GLYPH * 2)
     theta = torch.cat([linear, linear.sum(2, keepdim=True) * (-0.5 / 14)], 2)
     images = torch.empty(count, 28, 28, dtype=torch.uint8)
     for chunk in torch.arange(count).split(2000):  # limits memory use
         grid = F.affine_grid(theta[chunk], (len(chunk), 1, 28, 28), align_corners=False)
-        drawn = F.grid_sample(glyphs[labels[chunk], variant[chunk]], grid, align_corners=False)
-        images[chunk] = drawn.squeeze(1).round().byte()
+        image = F.grid_sample(glyphs[drawn[chunk]], grid, align_corners=False)
+        images[chunk] = image.squeeze(1).round().byte()
     return Digits("stand-in digits (not MNIST)", images[:train], labels[:train],
                   images[train:], labels[train:])
 
 
 def draw_glyphs():
-    """Every digit in every font, thin and thick, with its centre of mass in the middle: float32
-    (10, variants, 1, GLYPH, GLYPH), in 0..255."""
+    """Every digit in every font, thin and thick, with its centre of mass in the middle, sorted by
+    digit: float32 (10 * variants, 1, GLYPH, GLYPH), in 0..255."""
     from matplotlib import get_data_path  # only here: it ships the fonts
     folder = Path(get_data_path(), "fonts", "ttf")
     fonts = [ImageFont.truetype(str(folder / f"{name}.ttf"), 42) for name in FONTS]
@@ -182,7 +174,7 @@ def draw_glyphs():
         pixels = np.array(image, np.float32)
         shift = [round(GLYPH / 2 - place) for place in centre_of_mass(pixels)]
         glyphs.append(np.roll(pixels, shift, (0, 1)))
-    return torch.from_numpy(np.stack(glyphs)).view(10, -1, 1, GLYPH, GLYPH)
+    return torch.from_numpy(np.stack(glyphs)).unsqueeze(1)
 
 
 def centre_of_mass(ink):

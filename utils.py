@@ -57,8 +57,7 @@ def show(grid, path=None, title=None):
     anything else. Saving needs no display. Raises OSError for a path that cannot be written.
     """
     if grid.dtype != torch.uint8 and not grid.is_floating_point():
-        raise TypeError(f"show() expects normalized pixels (float) or 8-bit pixels (uint8), not "
-                        f"{grid.dtype}")
+        raise TypeError(f"show() expects float or uint8 pixels, not {grid.dtype}")
     pixels = grid.cpu() if grid.dtype == torch.uint8 else to_grey(grid)
     height, width = pixels.shape[1:]
     zoom = max(1, min(round(1200 / width), 2200 // height))  # an integer keeps the pixels sharp
@@ -125,16 +124,14 @@ def plot_nodes(decoder, hidden, target, images, labels, path, title):
     covariance = pixel_covariance(images, hidden).numpy()
     shares = firing_shares(hidden, labels).numpy()
     examples = pick_examples(hidden)
-    counts = np.stack([np.histogram(activation, bins=50, range=(0, 1))[0]
-                       for activation in hidden.t().numpy()])
+    counts = torch.stack([torch.histc(h, bins=50, min=0, max=1) for h in hidden.t()]).numpy()
 
-    last = nodes - 1
-    lines = wrap(f"What the hidden nodes 0 to {last} respond to. {title}", 145)
+    lines = wrap(f"What the hidden nodes 0 to {nodes - 1} respond to. {title}", 145)
     top, bottom = 0.45 + 0.17 * len(lines), 0.55  # inches, as is the height of a row
     tall = top + 0.78 * nodes + bottom
     figure = Figure(figsize=(11, tall))
     figure.text(0.01, 1 - 0.08 / tall, "\n".join(lines), fontsize=9, va="top")
-    rows = figure.subplots(nodes, 5, squeeze=False, gridspec_kw=dict(
+    rows = figure.subplots(nodes, 5, sharex="col", squeeze=False, gridspec_kw=dict(
         width_ratios=[1.6, 1.6, 8, 3.2, 3.2], left=0.055, right=0.99, wspace=0.05, hspace=0.15,
         top=1 - top / tall, bottom=bottom / tall))
     for node, (weights, pattern, strip, histogram, by_digit) in enumerate(rows):
@@ -147,15 +144,13 @@ def plot_nodes(decoder, hidden, target, images, labels, path, title):
         draw_histogram(histogram, counts[node], hidden[:, node].mean().item(), target)
         histogram.set_ylim(0, counts.max() * 1.05)
         by_digit.bar(range(10), shares[node], color=GREY)
-        by_digit.set(ylim=(0, 1), yticks=[], xticks=range(10), xticklabels=[])
+        by_digit.set(ylim=(0, 1), yticks=[], xticks=range(10))
     for axes, head in zip(rows[0], (
             "decoder\nweights", "covariance\nwith pixels",
             "example images by activation, low to high:\nthe middle image of each eighth",
             f"histogram of activations\n(orange: mean; blue: target {target:g})",
             f"share of each digit's images\nwith the node on (> {ON:g})")):
         axes.set_title(head)
-    rows[-1, 3].set_xticklabels(["0", "0.5", "1"])
-    rows[-1, 4].set_xticklabels(range(10))
     figure.text(0.01, 0.06 / tall, "Red: more ink with higher activation; blue: less ink. Colour "
                 f"scales: ±{abs(decoder).max():.2f} for decoder weights, "
                 f"±{abs(covariance).max():.2f} for covariances.\nDigit bars: 0 to 100%.",
@@ -176,7 +171,7 @@ def draw_histogram(axes, counts, mean, target):
     axes.axvline(target, color=BLUE, linestyle="--")
     axes.text(mean, 0.97, f" mean {mean:.2f} ", color=ORANGE, va="top",
               ha="left" if mean < 0.6 else "right", transform=axes.get_xaxis_transform())
-    axes.set(xlim=(0, 1), yticks=[], xticks=[0, 0.5, 1], xticklabels=[])
+    axes.set(xlim=(0, 1), yticks=[], xticks=[0, 0.5, 1], xticklabels=["0", "0.5", "1"])
 
 
 # --- The loss curve ---

@@ -22,8 +22,9 @@ import codelet7
 import digits
 
 ROOT = Path(__file__).resolve().parent.parent
-SETTINGS = {"epochs": 1, "batch-size": 64, "lr": 1e-4, "hidden-dims": 10, "rho": 0.05,
-            "sparsity-weight": 1e-4, "weight-decay": 0.0, "seed": 0}  # the constants may have been edited
+SETTINGS = {  # passed as flags, since the constants may have been edited
+    "epochs": 1, "batch-size": 64, "lr": 1e-4, "hidden-dims": 10, "rho": 0.05,
+    "sparsity-weight": 1e-4, "weight-decay": 0.0, "seed": 0}
 draw_few = functools.cache(functools.partial(digits.draw_standin, train=1000, test=200))
 
 if "OMP_NUM_THREADS" not in os.environ:

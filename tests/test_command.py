@@ -85,7 +85,8 @@ class Run(TestCase):
         self.assertEqual(len(titles), 2 * len(FIGURES) + 2)
         for title in titles:
             self.assertIn("stand-in digits (not MNIST): nodes 3, rho 0.05, penalty weight 0.0001, "
-                          "learning rate 0.0001, weight decay 0, batch size 64, epochs 1, seed 0.", title)
+                          "learning rate 0.0001, weight decay 0, batch size 64, epochs 1, "
+                          "seed 0.", title)
         self.assertEqual(names(self.figures), {"trained", "standin"})
         self.assertEqual((self.figures / "trained" / "nodes.png").read_bytes(), b"MNIST's")
 
@@ -107,7 +108,8 @@ class Run(TestCase):
                     titles, _ = self.titles(**given)
                 for title in titles:
                     self.assertIn("MNIST: nodes 3, rho 0.1, penalty weight 0.5, learning rate "
-                                  "0.002, weight decay 0.01, batch size 32, epochs 2, seed 7.", title)
+                                  "0.002, weight decay 0.01, batch size 32, epochs 2, "
+                                  "seed 7.", title)
                 models.append(self.model())
         self.assertTrue(torch.equal(*models))
         self.without_figures()
@@ -119,8 +121,10 @@ class Run(TestCase):
         with mock.patch.dict(os.environ, {"HOME": "/my", "USERPROFILE": "/my",
                                           "MNIST_ROOT": "~/mnist"}):
             args = codelet7.parse_args(["--figures-dir", "~/figures"])
-        self.assertEqual((args.data_dir, args.figures_dir),
-                         (Path("/my/mnist"), Path("/my/figures")))
+            self.assertEqual((args.data_dir, args.figures_dir),
+                             (Path("/my/mnist"), Path("/my/figures")))
+            args = codelet7.parse_args(["--figures-dir", "~nosuchuser/figures"])
+        self.assertEqual(args.figures_dir, Path("~nosuchuser/figures"))
 
 
 class Host(TestCase):
@@ -137,11 +141,9 @@ class Host(TestCase):
             self.assertEqual((seen, torch.get_num_threads()), ([during], 3))
 
     def test_keyboard_interrupt_reaches_the_host(self):
-        handler = signal.getsignal(signal.SIGINT)
         with mock.patch.object(codelet7, "run", side_effect=KeyboardInterrupt), \
                 self.assertRaises(KeyboardInterrupt):
             codelet7.main([])
-        self.assertIs(signal.getsignal(signal.SIGINT), handler)
 
     def test_main_ignores_the_hosts_arguments(self):
         with mock.patch.object(sys, "argv", ["kernel", "--epochs=7"]), \
@@ -161,10 +163,9 @@ class Host(TestCase):
 class Errors(TestCase):
     def test_invalid_flags(self):
         number = ["x", "", "nan", "inf", "-1"]
-        whole = ["x", "1.5", "-1", str(10**30)]
-        for flag, values in {"--epochs": [*whole, "0"], "--batch-size": [*whole, "0"],
-                             "--hidden-dims": [*whole, "0"], "--seed": whole,
-                             "--lr": [*number, "0"], "--rho": [*number, "0", "1"],
+        whole = ["x", "1.5", "-1", "0", str(10**30)]
+        for flag, values in {"--epochs": whole, "--batch-size": whole, "--hidden-dims": whole,
+                             "--seed": ["x", "1.5"], "--lr": number, "--rho": [*number, "0", "1"],
                              "--sparsity-weight": number, "--weight-decay": number,
                              "--ep": ["3"]}.items():
             for value in values:
@@ -174,8 +175,8 @@ class Errors(TestCase):
 
     def test_invalid_constants(self):
         for name, values in {"EPOCHS": [0, 2.5], "BATCH_SIZE": [0], "HIDDEN_DIMS": [0, 10.0],
-                             "LEARNING_RATE": [0, "a"], "SPARSITY_WEIGHT": [-1], "WEIGHT_DECAY": [-1],
-                             "SEED": [-1], "RHO": [0, 1, 5]}.items():
+                             "LEARNING_RATE": [-1, "a"], "SPARSITY_WEIGHT": [-1],
+                             "WEIGHT_DECAY": [-1], "SEED": [0.5], "RHO": [0, 1, 5]}.items():
             for value in values:
                 with self.subTest(name=name, value=value), mock.patch("tests.SETTINGS", {}), \
                         mock.patch.object(codelet7, name, value):
@@ -183,7 +184,7 @@ class Errors(TestCase):
 
     @unittest.skipIf(torch.cuda.is_available(), "there is a GPU")
     def test_missing_gpu(self):
-        self.assertFails(2, ["--device", "GPU"], "--device=cuda")
+        self.assertFails(2, ["--device", "cuda"], "--device=cuda")
 
     def test_unwritable_paths_fail_before_training(self):
         self.put(self.folder, {"file": b"mine"})
@@ -191,17 +192,56 @@ class Errors(TestCase):
             for path in (self.folder / "file", self.folder / "file" / "inside"):
                 self.assertFails(1, [str(self.folder / "file")], f"--figures-dir={path}")
             load.assert_not_called()
-        path = self.folder / "figures" / "standin" / "untrained" / "nodes.png"
-        path.mkdir(parents=True)
-        with mock.patch.object(codelet7, "train") as train:
-            self.assertFails(1, [str(path)], "--dataset=standin")
-        train.assert_not_called()
+        standin = self.folder / "figures" / "standin"
+        for name in ("untrained/nodes.png", "trained/model.pt", "trained/losses.csv"):
+            path = standin / name
+            path.mkdir(parents=True)
+            with mock.patch.object(codelet7, "train") as train:
+                self.assertFails(1, [str(path)], "--dataset=standin")
+            train.assert_not_called()
+            path.rmdir()
+
+    def test_a_full_disk_names_the_file_and_leaves_no_part_of_it(self):
+        trained = self.folder / "figures" / "standin" / "trained"
+        self.put(trained, {"losses.csv": b"the last run's"})
+        replace = Path.replace
+        for name in ("batch.png", "model.pt", "losses.csv"):
+            def fail(temporary, path):
+                if path.name == name:
+                    raise OSError(28, "No space left on device")
+                replace(temporary, path)
+            with mock.patch.object(Path, "replace", fail), \
+                    mock.patch.object(codelet7, "visualize"):
+                self.assertFails(1, ["No space left on device", name], "--dataset=standin")
+        self.assertEqual((trained / "losses.csv").read_bytes(), b"the last run's")
+        self.assertEqual(names(trained), {"losses.csv", "model.pt"})
+
+    def test_what_is_not_a_model_is_named(self):
+        model, path = codelet7.new_model(0, 3), self.folder / "model.pt"
+        codelet7.save_model(model, path)
+        whole, state = path.read_bytes(), model.state_dict()
+        self.assertTrue(torch.equal(codelet7.load_model(path).encoder.weight,
+                                    model.encoder.weight))
+        contents = [b"", b"<html>", whole[:len(whole) // 2]]
+        for wrong in (model, {"model": state, "epoch": 3}, 7, list(state.values()),
+                      {f"module.{key}": value for key, value in state.items()},
+                      codelet7.SparseAutoencoder(9, 3).state_dict()):
+            torch.save(wrong, path)
+            contents.append(path.read_bytes())
+        for data in contents:
+            path.write_bytes(data)
+            with self.assertRaisesRegex(digits.DataError, f"^{path} is not a model"):
+                codelet7.load_model(path)
+        path.unlink()
+        with self.assertRaisesRegex(FileNotFoundError, str(path)):
+            codelet7.load_model(path)
 
     def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_trained_figures(self):
         trained = self.folder / "figures" / "standin" / "trained"
         self.put(trained, {"nodes.png": b"the last run's"})
         self.without_figures()
-        codelet7.visualize.side_effect = lambda *args: (args[3] / "nodes.png").write_text("drawn")
+        codelet7.visualize.side_effect = lambda model, images, labels, folder, title: \
+            digits.write_whole(folder / "nodes.png", b"drawn")
         for settings, epoch in ((dict(lr=1e38, epochs=5), "in epoch"),
                                 (dict(sparsity_weight=1e38), "in epoch 1"),
                                 (dict(lr=3e38, batch_size=1000), "after the last step")):
@@ -237,7 +277,8 @@ class Process(TestCase):
         self.assertEqual(len(contents(there)), 2 * 3 + 4)  # with a single node
 
     def test_ctrl_c(self):
-        process = self.start("--epochs=1000000")
+        process = self.start("--epochs=1000000", preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL))  # a script's background passes on that it is ignored
         try:
             process.stdout.readline()  # it has begun
             process.send_signal(signal.SIGINT)

@@ -15,6 +15,7 @@ import urllib.error
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import torch
 from torchvision.datasets import MNIST
 
@@ -25,11 +26,10 @@ from tests import TestCase, draw_few
 
 class MnistFiles(TestCase):
     def load(self, dataset="auto"):
-        """The digits that load_data() returns, and its stderr; it prints nothing on stdout."""
+        """The digits that load_data() returns, and its stderr."""
         with contextlib.redirect_stderr(io.StringIO()) as err, \
-                contextlib.redirect_stdout(io.StringIO()) as out:
+                contextlib.redirect_stdout(io.StringIO()):  # older torchvisions print
             data = codelet7.load_data(dataset, self.folder / "data")
-        self.assertEqual(out.getvalue(), "")
         return data, err.getvalue()
 
     def assertFound(self):
@@ -173,7 +173,7 @@ class MnistFiles(TestCase):
         self.serve(self.archives)
         full = OSError(28, "No space left")
         self.put(self.folder, {"data": b"a file"})
-        self.assertFails(1, [str(self.raw / "train-images-idx3-ubyte")])
+        self.assertFails(1, [str(self.raw)])
         self.assertEqual((self.folder / "data").read_bytes(), b"a file")
         (self.folder / "data").unlink()
         with mock.patch("torchvision.datasets.mnist.download_and_extract_archive",
@@ -194,6 +194,6 @@ class Standin(unittest.TestCase):
         self.assertTrue((data.labels.bincount() > 200).all())
         self.assertTrue(all(torch.equal(*pair) for pair in zip(data[1:], again[1:])))
         self.assertEqual(data.images[:, 0].max(), 0)  # the margin is empty
-        for image in data.images[:200].numpy():
-            for place in digits.centre_of_mass(image):
-                self.assertAlmostEqual(place, 14.5, delta=0.5)
+        places = np.array([digits.centre_of_mass(image) for image in data.images[:500].numpy()])
+        self.assertLess(abs(places - 14.5).max(), 0.7)
+        self.assertLess(abs(places.mean(0) - 14.5).max(), 0.05)

@@ -21,17 +21,26 @@ class Answers(unittest.TestCase):
         self.assertAlmostEqual(measures.entropy_bits(ON[:1].repeat(5, 1)), 0)
         self.assertAlmostEqual(measures.entropy_bits(ON[[0, 2, 2, 2]]),
                                2 - 0.75 * math.log2(3))
-        copies = ON[:, :1].repeat(1, 3)  # three nodes that always agree
-        self.assertAlmostEqual(measures.entropy_bits(copies), 1)
-        self.assertAlmostEqual(measures.entropy_bound_bits(copies), 3)
 
     def test_sparsity_of_known_activations(self):
-        hidden = torch.tensor([[0.95, 0.2, 0.0], [0.6, 0.55, 0.0], [0.1, 0.4, 0.0], [0, 0, 0]])
+        hidden = torch.tensor([[0.95, 0.2, 0], [0.6, 0.55, 0], [0.1, 0.4, 0], [0, 0, 1e-9]])
         row = measures.describe_activations(hidden)
         for key, expected in {"mean": 2.8 / 12, "l0": 3 / 4, "none": 2 / 4, "alone": 1 / 4,
-                              "never-on": 1, "on-share": 3 / 12, "saturated": 7 / 12,
                               "weak": 0.3 / 2.8}.items():
             self.assertAlmostEqual(row[key], expected, places=5, msg=key)
+        self.assertAlmostEqual(measures.saturated(hidden), 7 / 12)
+
+    def test_effective_number_of_active_nodes(self):
+        one, three, unequal = torch.tensor([[[0, 0.3, 0, 0]], [[0.2, 0.2, 0, 0.2]], [[3, 1, 0, 0]]])
+        both = torch.cat([one, three])
+        for hidden, expected in ((one, 1), (three, 3), (unequal, 1.6), (both, 2)):
+            self.assertAlmostEqual(measures.effective_nodes(hidden), expected, places=6)
+
+    def test_two_values_are_the_means_on_both_sides_of_the_best_threshold(self):
+        hidden = torch.tensor([[0.0, 0.5], [0.2, 0.6], [0.9, 0.5], [0.1, 0.6]])
+        test = torch.tensor([[0.15, 0.5], [0.7, 0.7]])
+        torch.testing.assert_close(measures.two_values(hidden, test),
+                                   torch.tensor([[0.1, 0.5], [0.9, 0.6]]))
 
     def test_lookup_table_of_eight_images(self):
         reconstruction, digits = measures.look_up(ON, IMAGES, LABELS, ON[[0, 2, 4, 6]], shrink=0)
@@ -55,25 +64,6 @@ class Answers(unittest.TestCase):
         leaf = tree["yes"]["no"]
         self.assertEqual((leaf["count"], leaf["digits"].argmax().item()), (2, 2))
         self.assertNotIn("asks", leaf)
-
-    def test_shift_changes_of_a_node_that_sees_one_pixel(self):
-        images = torch.zeros(3, 1, 28, 28)
-        images[0, 0, 5, 5] = 1  # seen, and lost in each direction
-        images[1, 0, 6, 5] = 1  # seen after a shift up only
-        images[2, 0, 5, 4] = 1  # seen after a shift to the right only
-
-        def encode(images):
-            return torch.stack([images[:, 0, 5, 5], torch.zeros(len(images))], 1)
-
-        row = measures.shift_changes(encode, images)
-        self.assertAlmostEqual(row["answers"], 6 / (4 * 3 * 2))
-        self.assertAlmostEqual(row["images"], 6 / (4 * 3))
-
-    def test_expected_penalty_of_batches_of_two(self):
-        penalty = {0: 8.0, 0.5: 4.0, 1: 16.0}
-        expected, empty = measures.expected_penalty(penalty.get, 0.25, 2)
-        self.assertAlmostEqual(empty, 9 / 16 * 8)
-        self.assertAlmostEqual(expected, 9 / 16 * 8 + 6 / 16 * 4 + 1 / 16 * 16)
 
 
 class Subspaces(unittest.TestCase):
@@ -154,23 +144,6 @@ class Painting(unittest.TestCase):
             self.assertEqual(row[kind]["held"], 2)
             self.assertGreater(sign * row[kind]["points"], 10)
             self.assertGreater(row[kind]["least"], 10)
-
-
-class Features(unittest.TestCase):
-    def test_likeness_and_size(self):
-        images = torch.rand(10, 784, generator=torch.Generator().manual_seed(0))
-        features = torch.stack([2 * (images[4] - images.mean(0)), -images[:9].mean(0)])
-        likeness = measures.digit_likeness(features, images, torch.arange(10))
-        self.assertAlmostEqual(likeness[0].item(), 1, places=5)
-        features = torch.tensor([[4.0, -3, 2, 0], [-1, 0, 0, 0.4]])
-        self.assertEqual(measures.feature_sizes(features).tolist(), [2, 1])
-
-    def test_classifier_learns_a_simple_rule(self):
-        images = torch.rand(4000, 2, generator=torch.Generator().manual_seed(0))
-        labels = (images[:, 0] > images[:, 1]).long()
-        classifier = measures.fit_classifier(images[:3000], labels[:3000])
-        right = (classifier(images[3000:]).argmax(1) == labels[3000:]).double().mean().item()
-        self.assertGreater(right, 0.97)
 
 
 class Numbers(unittest.TestCase):

@@ -50,7 +50,7 @@ class Data(TestCase):
         torch.testing.assert_close(codelet7.normalize(images), oracle, rtol=0, atol=1e-6)
         self.assertAlmostEqual(oracle.min().item(), utils.BACKGROUND, places=5)
         self.assertAlmostEqual(oracle.max().item(), utils.INK, places=5)
-        with self.assertRaisesRegex(TypeError, "8-bit"):
+        with self.assertRaisesRegex(TypeError, "uint8"):
             codelet7.normalize(oracle)
 
 

@@ -2,32 +2,23 @@
 tensor or layer that comes in may require a gradient.
 
 A node fires for an image (it is on) if its activation is above utils.ON; its "answer" is then yes.
-Answers are bool tensors `on` (n, nodes). Images are normalized, (n, 1, 28, 28) or (n, 784). What is
-fitted is fitted on the training images given first and evaluated on the test images.
+Answers are bool tensors `on` (n, nodes). Images are normalized, (n, 1, 28, 28) or (n, 784), also in
+`data`, a digits.Digits. What is fitted is fitted on the training images given first and evaluated on
+the test images.
 """
 
 import functools
 import math
 import statistics
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from codelet7 import variance_explained
+from codelet7 import variance_explained, weak_share
 from utils import BACKGROUND, INK, ON
 
 SIDE = 28      # pixels
 SPOT = (5, 5)  # pixels, rows and columns: about as wide as a pen stroke with its soft edges
-
-
-class Normalized(NamedTuple):
-    """MNIST as codelet7 trains on it: images are float32 (n, 1, 28, 28), labels 0..9."""
-    images: torch.Tensor
-    labels: torch.Tensor
-    test_images: torch.Tensor
-    test_labels: torch.Tensor
 
 
 def nats_to_bits(entropy):
@@ -58,28 +49,43 @@ def entropy_bits(on):
     return nats_to_bits(torch.special.entr(counts / counts.sum()))
 
 
-def entropy_bound_bits(on):
-    """The sum of the entropies of the single nodes' answers, in bits: an upper bound."""
-    share = on.double().mean(0)
-    return nats_to_bits(torch.special.entr(share) + torch.special.entr(1 - share))
+def effective_nodes(hidden):
+    """The effective number of active nodes per image, (sum h)^2 / sum h^2, averaged over images (n,
+    nodes): 1 if one node is active alone, k if k are equally active. Rescaling all activations
+    does not change it."""
+    hidden = hidden.double()
+    return (hidden.sum(1).square() / hidden.square().sum(1)).mean().item()
+
+
+def saturated(hidden):
+    """The share of activations within 0.1 of 0 or 1."""
+    return ((hidden - 0.5).abs() > 0.4).double().mean().item()
 
 
 def describe_activations(hidden):
-    """How sparse and how binary activations (n, nodes) are.
+    """How sparse activations (n, nodes) are.
 
-    l0: nodes on per image; none: share of images with no node on; alone: share with a single node
-    on; never-on: nodes; saturated: share of activations within 0.1 of 0 or 1; weak: share of the
-    total activation that comes from activations below 0.25.
+    l0: nodes on per image; none and alone: shares of images with no node on, and with one; weak:
+    share of the total activation that is weak; effective: effective number of active nodes.
     """
-    on = hidden > ON
-    count = on.sum(1)
+    count = (hidden > ON).sum(1)
     return {"mean": hidden.mean().item(), "l0": count.double().mean().item(),
             "none": (count == 0).double().mean().item(),
             "alone": (count == 1).double().mean().item(),
-            "never-on": int((~on).all(0).sum()), "on-share": on.double().mean().item(),
-            "saturated": ((hidden - 0.5).abs() > 0.4).double().mean().item(),
-            "weak": (hidden[hidden < 0.25].double().sum() / hidden.double().sum()).item(),
-            "bits": entropy_bits(on)}
+            "weak": weak_share(hidden), "effective": effective_nodes(hidden)}
+
+
+def two_values(hidden, test_hidden):
+    """Replace each node's activations for test images (k, nodes) by one of two values, the means of
+    its activations for training images (n, nodes) below and above a threshold: the threshold with
+    the smallest squared error."""
+    values = hidden.double().sort(dim=0).values
+    below = torch.arange(1, len(values)).unsqueeze(1)
+    sums = values.cumsum(0)
+    low, high = sums[:-1] / below, (sums[-1] - sums[:-1]) / (len(values) - below)
+    best = (low.square() * below + high.square() * (len(values) - below)).argmax(0, keepdim=True)
+    threshold = values.gather(0, best)
+    return torch.where(test_hidden > threshold, high.gather(0, best), low.gather(0, best)).float()
 
 
 def pattern_numbers(on):
@@ -135,29 +141,6 @@ def grow_tree(on, images, labels, depth):
         for answer, inside in (("no", ~on[:, node]), ("yes", on[:, node])):
             tree[answer] = grow_tree(on[inside], images[inside], labels[inside], depth - 1)
     return tree
-
-
-def shift_changes(encode, images):
-    """What a shift by one pixel (up, down, left, right) does to the answers encode(images) > ON:
-    the share of answers that change, and the share of images with at least one that does, averaged
-    over the directions."""
-    on, answers, shifted = encode(images) > ON, [], []
-    for step, axis in ((-1, 2), (1, 2), (-1, 3), (1, 3)):
-        changed = (encode(images.roll(step, axis)) > ON) != on
-        answers.append(changed.double().mean())
-        shifted.append(changed.any(1).double().mean())
-    return {"answers": torch.stack(answers).mean().item(),
-            "images": torch.stack(shifted).mean().item()}
-
-
-def expected_penalty(penalty, share, batch_size):
-    """The expected penalty(mean activation) of a node that is 1 for a random share of all images
-    and 0 otherwise, over random batches; and that part of it which comes from batches in which it
-    is 0 for every image."""
-    chances = [math.comb(batch_size, count) * share ** count * (1 - share) ** (batch_size - count)
-               for count in range(batch_size + 1)]
-    terms = [chance * penalty(count / batch_size) for count, chance in enumerate(chances)]
-    return sum(terms), terms[0]
 
 
 # --- Subspaces and matches ---
@@ -218,17 +201,9 @@ def principal_components(images, count):
 
 # --- Features ---
 
-def digit_likeness(features, images, labels):
-    """Each feature's (nodes, 784) correlation with the most similar of the ten mean digits, taken
-    relative to the mean image: (nodes,)."""
-    pixels = images.flatten(1)
-    means = torch.stack([pixels[labels == digit].mean(0) for digit in range(10)])
-    return correlation(features.t(), (means - pixels.mean(0)).t()).amax(1)
-
-
-def feature_sizes(features):
-    """The number of pixels above half of a feature's largest absolute weight: (nodes,)."""
-    return (features.abs() > features.abs().amax(1, keepdim=True) / 2).sum(1).double()
+def mean_norm(model):
+    """The mean norm of the decoder's columns, one a node."""
+    return model.decoder.weight.norm(dim=0).mean().item()
 
 
 def count_top_digits(encoder, images, labels):
@@ -297,39 +272,7 @@ def summarize_spots(effects):
     return row
 
 
-# --- Classifiers and reference values ---
-
-def fit_classifier(images, labels, epochs=10):
-    """Train a network with two hidden layers on images (n, k), with Adam and a decaying learning
-    rate. Returns a function: images -> scores of the ten digits."""
-    mean, deviation = images.mean(0), images.std(0).clamp(min=0.1)  # a pixel may be constant
-
-    def standardize(other):
-        return (other - mean) / deviation
-
-    inputs = standardize(images)
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(images.shape[1], 128), nn.ReLU(), nn.Linear(128, 128),
-                          nn.ReLU(), nn.Linear(128, 10))
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3, fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-    for _ in range(epochs):
-        for batch in torch.randperm(len(inputs)).split(256):
-            optimizer.zero_grad()
-            F.cross_entropy(model(inputs[batch]), labels[batch]).backward()
-            optimizer.step()
-        schedule.step()
-    return lambda other: model(standardize(other)).detach()
-
-
-def classify(classifier, images, data):
-    """A classifier's accuracy on test images or their reconstructions, and how often it confuses
-    some digits."""
-    digits = classifier(images.flatten(1)).argmax(1)
-    return {"accuracy": test_accuracy(digits, data)} | {
-        f"{a}-as-{b}": (digits[data.test_labels == a] == b).double().mean().item()
-        for a, b in ((4, 9), (7, 9), (5, 3))}
-
+# --- Reference values ---
 
 def reference_numbers(components, test_scores, data):
     """The test MSE of other reconstructions: the best within tanh's range, the mean image, and

@@ -13,6 +13,19 @@ from utils import BLUE, DPI, GREY, ORANGE, to_grey
 
 WIDE = 1380
 SIDE = 28  # pixels of an image
+NORM_RUNS = {  # the runs of norms.png: label, colour, marker, whether it is filled
+    "strong-fast": ("no limit, learning rate $10^{-3}$", ORANGE, "o", True),
+    "strong": ("no limit, learning rate $10^{-4}$", ORANGE, "o", False),
+    "strong-encoder-decay-fast": ("decay of the encoder only, $10^{-3}$", ORANGE, "x", True),
+    "strong-decay-fast": ("weight decay, $10^{-3}$", BLUE, "o", True),
+    "strong-decay": ("weight decay, $10^{-4}$", BLUE, "o", False),
+    "strong-decoder-decay-fast": ("decay of the decoder only, $10^{-3}$", BLUE, "x", True),
+    "limit-5": ("norm at most 5, 10, 20 or 40, $10^{-3}$", "black", "s", False),
+    "limit-10": (None, "black", "s", False), "limit-20": (None, "black", "s", False),
+    "limit-40": (None, "black", "s", False)}
+KINDS = {  # the runs of kinds.png, and their heads there
+    "default": "my run: blobs", "strong-decay": "stronger penalty and decay: digits",
+    "hundred-decay": "a hundred nodes, stronger penalty and decay: strokes"}
 
 
 def new_figure(width, height):
@@ -83,7 +96,7 @@ def plot_tree(tree, covariance, path):
             return
         draw_weights(figure, middle - icon / 2, below, covariance[tree["asks"]], icon)
         where = (middle, below + icon + 2) if level == 3 else (middle + icon / 2 + 5, below - 2)
-        style = {"ha": "center", "fontsize": 6.5} if level == 3 else {"fontweight": "bold"}
+        style = {"ha": "center", "fontsize": 7} if level == 3 else {"fontweight": "bold"}
         write_at(figure, *where, f"node {tree['asks']}?", **{"fontsize": 8} | style)
         for answer, side, colour in (("no", -1, BLUE), ("yes", 1, ORANGE)):
             bend, end, across = middle + side * (icon / 2 + 3), middle + side * slot / 4, below + 30
@@ -100,31 +113,47 @@ def plot_tree(tree, covariance, path):
 
 
 @utils.styled
-def plot_curve(curve, end, path):
+def plot_norms(runs, path):
+    """Save, against the mean norm of the decoder's columns, the weak share and the effective number
+    of active nodes. runs: for each of NORM_RUNS, for each seed, rows (norm, weak share, effective
+    number of active nodes), one for each epoch."""
+    figure = new_figure(WIDE, 500)
+    panels = axes_at(figure, 90, 12, 560, 400), axes_at(figure, 790, 12, 560, 400)
+    for name, (label, colour, marker, filled) in NORM_RUNS.items():
+        for seed_label, rows in zip([label] + [None] * 9, runs[name]):
+            norms, *columns = zip(*rows)
+            for axes, values in zip(panels, columns):
+                axes.plot(norms, values, marker, color=colour, markersize=3, markeredgewidth=0.7,
+                          markerfacecolor=colour if filled else "none", label=seed_label)
+    weak, effective = panels
+    weak.set(ylim=(0, 1), ylabel="weak share", yticks=[0, 0.25, 0.5, 0.75, 1],
+             yticklabels=["0%", "25%", "50%", "75%", "100%"])
+    effective.set(ylim=(1, None), ylabel="effective number of active nodes")
+    for axes in panels:
+        axes.set(xlim=(0, None), xlabel="mean norm of the decoder's columns")
+    weak.legend(frameon=False, fontsize=7.5, handletextpad=0, loc="upper left",
+                bbox_to_anchor=(0, 1.02), labelspacing=0.25)
+    utils.save(figure, path)
+
+
+@utils.styled
+def plot_curve(rows, end, path):
     """Save the test MSE of model and lookup table by epoch, and below it the share of saturated
-    activations. curve: {"mine", "min", "max"}, each {epoch: {"mse", "table", "saturated"}} from
-    epoch 0, the untrained model, on; the band from min to max is drawn pale. end: the default run's
-    last epoch."""
+    activations. rows: for each seed, mine first, {epoch: {"mse", "table", "saturated"}} from epoch
+    0, the untrained model, on; the band of all seeds is drawn pale. end: the default run's last
+    epoch."""
     figure = new_figure(WIDE, 424)
     upper, lower = axes_at(figure, 140, 10, 1210, 220), axes_at(figure, 140, 256, 1210, 84)
-    epochs = [int(epoch) for epoch in curve["mine"]]
-
-    def values(which, key):
-        return [row[key] for row in curve[which].values()]
-
+    epochs = list(rows[0])
     for axes, key, colour, line in ((upper, "mse", ORANGE, "-"), (upper, "table", BLUE, "--"),
                                     (lower, "saturated", GREY, "-")):
-        axes.plot(epochs, values("mine", key), line, color=colour, linewidth=1.6)
-        axes.fill_between(epochs, values("min", key), values("max", key), color=colour, alpha=0.3,
+        seeds = [[row[key] for row in seed.values()] for seed in rows]
+        axes.plot(epochs, seeds[0], line, color=colour, linewidth=1.6)
+        axes.fill_between(epochs, [*map(min, *seeds)], [*map(max, *seeds)], color=colour, alpha=0.3,
                           linewidth=0)
         axes.set_xlim(0, max(epochs))
-    crossing = next(epoch for epoch, model, table in zip(
-        epochs, values("mine", "mse"), values("mine", "table")) if model < table)
-    for epoch, text in ((end, f"my run ends\n(epoch {end})"),
-                        (crossing, "from here on, the model\nbeats the table")):
-        for axes in (upper, lower):
-            axes.axvline(epoch, color=GREY, linewidth=0.8, linestyle=":")
-        upper.text(epoch + 0.8, 0.655, text, color=GREY, va="top")
+        axes.axvline(end, color=GREY, linewidth=0.8, linestyle=":")
+    upper.text(end + 0.8, 0.655, f"my run ends\n(epoch {end})", color=GREY, va="top")
     upper.set(ylim=(0.475, 0.66), ylabel="test MSE", yticks=[0.5, 0.55, 0.6, 0.65],
               xticklabels=[])
     upper.text(10.6, 0.58, "model", color=ORANGE, fontsize=9)
@@ -135,29 +164,29 @@ def plot_curve(curve, end, path):
 
 
 @utils.styled
-def plot_kinds(models, heads, image, path):
-    """Save the decoder weights of four models with ten nodes, to the left, and of one with a
-    hundred, each node on its own scale; below each, the activations for one image and its
-    reconstruction. models and heads: five each."""
-    figure = new_figure(WIDE, 690)
-    places = [(0, 0), (470, 0), (0, 352), (470, 352), (940, 0)]
-    for model, head, (left, top) in zip(models, heads, places):
+def plot_kinds(models, image, path):
+    """Save the decoder weights of the three models of KINDS, two with ten nodes to the left, one
+    with a hundred to the right, each node on its own scale; below each, the activations for one
+    image and its reconstruction."""
+    figure = new_figure(1090, 700)
+    for model, head, (left, top), across, pitch in zip(
+            models, KINDS.values(), [(0, 0), (0, 358), (550, 0)], [5, 5, 10], [94, 94, 54]):
         hidden, reconstruction = model(image)
         count = hidden.shape[1]
-        across, pitch = (5, 88) if count == 10 else (10, 44)
         write_at(figure, left, top + 2, head, fontsize=8, fontweight="bold")
         for node, weights in enumerate(model.decoder.weight.t()):
             down, right = divmod(node, across)
             draw_weights(figure, left + right * pitch, top + 34 + down * pitch, weights, pitch - 3)
-        below = top + 34 + count // across * pitch + 12
+        below, wide = top + 34 + count // across * pitch + 8, across * pitch
         draw_image(figure, left, below, image, 84)
-        draw_image(figure, left + 326, below, reconstruction, 84)
-        code = axes_at(figure, left + 116, below + 2, 184, 80)
+        draw_image(figure, left + wide - 87, below, reconstruction, 84)
+        code = axes_at(figure, left + 116, below + 2, wide - 236, 80)
         code.bar(range(count), hidden[0], width=0.8, color=ORANGE)
         code.set(ylim=(0, 1), xlim=(-0.7, count - 0.3), yticks=[0, 1], xticks=[])
-        code.tick_params(length=2, pad=1, labelsize=7)
-        for middle, text in ((42, "image"), (208, f"{count} activations"), (368, "reconstruction")):
-            write_at(figure, left + middle, below + 87, text, ha="center", fontsize=7)
+        code.tick_params(length=2, pad=1, labelsize=7.5)
+        for middle, text in ((42, "image"), (wide / 2, f"{count} activations"),
+                             (wide - 45, "reconstruction")):
+            write_at(figure, left + middle, below + 87, text, ha="center")
     utils.save(figure, path)
 
 
