@@ -167,7 +167,7 @@ const select = model => $$("#models input")[model].click(), shown = id => $(id).
 const fire = (input, value, type) => Object.assign(input, {value}).dispatchEvent(new Event(type));
 const look = () => ({
   ...Object.fromEntries(["pinned", "note", "error", "change", "unavoidable", "excess", "on", "sum",
-    "why-title", "same-answers", "epoch"].map(id => [id, text(`#${id}`)])),
+    "why-title", "same-answers", "epoch", "play"].map(id => [id, text(`#${id}`)])),
   bars: bars().map(bar => [bar.getAttribute("aria-label"), bar.getAttribute("aria-valuetext")]),
   cards: $$("#models label").map(card => [...card.querySelectorAll("i, span")].map(
     part => part.textContent)), model: $$("#models input").findIndex(input => input.checked),
@@ -224,11 +224,11 @@ class InABrowser(unittest.TestCase):
             const seven = size => draw([[0.1, 0.1], [0.7, 0.1], [0.3, 0.9]].map(
               place => place.map(part => 0.1 + size * part)));
             const link = () => { scrollTo(0, 9999); click(".words a[href*='pin=8:1']"); };
-            const go = hash => { location.hash = hash; return wait(500); };
-            const play = async time => { click("#play"); await wait(time); };
+            const go = hash => (location.hash = hash, wait(500)), undo = () => click("#undo");
+            const play = time => (click("#play"), wait(time));
             const steps = {}, asides = {}, actions = {
               start() {}, firstStroke: () => seven(0.9), cleared: () => click("#clear"),
-              drawn: () => seven(0.9), undone: () => click("#undo"), small: () => seven(0.2),
+              drawn: () => seven(0.9), undone: undo, small: () => seven(0.2),
               unscaled: () => click("#fit"), pointed: () => hover("pointerenter"),
               lost: () => [draw([[0.6, 0.6], [0.7, 0.7]], "none"),   // lifted unseen
                 point(window, "pointermove", 0, 0, 0), point(window, "pointermove", 0, 0, 1)],
@@ -238,14 +238,14 @@ class InABrowser(unittest.TestCase):
               released: () => press(document.body, "z", true),
               typed: () => fire($$(".node input")[2], "0,3", "change"),
               keys: () => ["End", "PageDown"].forEach(key => press(bars()[4], key)),
-              freed() { $("#release").focus(); click("#release"); }, again: () => click("#undo"),
+              freed() { $("#release").focus(); click("#release"); }, again: undo,
               firstEpoch: () => ["input", "change"].forEach(type => fire($("#epochs"), 1, type)),
               paused: async () => { await play(2400); click("#play"); },
               resumed: () => play(2400), played: () => wait(7000),
-              playUndone() { click("#undo"); click("#undo"); }, epochUndone: () => click("#undo"),
-              strokeOnZero: () => draw([[0.1, 0.1], [0.3, 0.7]]), second: () => select(1),
-              announced: () => wait(1000), others: () => [2, 0, 1, 2, 1].forEach(select),
-              back() { history.back(); return wait(500); }, third() { select(2); sample(7, 1); },
+              playUndone: async () => { await play(9); undo(); undo(); await wait(999); },
+              epochUndone: undo, strokeOnZero: () => draw([[0.1, 0.1], [0.3, 0.7]]),
+              second: () => (select(1), wait(999)), others: () => [2, 0, 1, 2, 1].forEach(select),
+              back: () => (history.back(), wait(500)), third: () => (select(2), sample(7, 1)),
               dragged: () => move(tiles()[31], [[innerWidth - 40, 0], [innerWidth - 2, 0]]),
               tileKeys: () => [[tiles()[31], "ArrowDown"], [tiles()[41], "ArrowRight"],
                 [bars()[0], "Home"]].forEach(([element, key]) => press(element, key)),
@@ -273,8 +273,8 @@ class InABrowser(unittest.TestCase):
                 ("start", 0, 20, SAMPLES[11], {}, None), ("pinned", 0, 20, zero, {8: 1}, 8),
                 ("typed", 0, 20, zero, {2: 0.3}, 8), ("freed", 0, 20, zero, {}, 8),
                 ("firstEpoch", 0, 1, zero, two_pins, 8), ("paused", 0, 2, zero, two_pins, 8),
-                ("played", 0, 100, zero, two_pins, 8), ("third", 2, 20, seven, {}, None),
-                ("dragged", 2, 20, seven, {31: 1}, 31),
+                ("resumed", 0, 8, zero, two_pins, 8), ("played", 0, 100, zero, two_pins, 8),
+                ("third", 2, 20, seven, {}, None), ("dragged", 2, 20, seven, {31: 1}, 31),
                 ("tileKeys", 2, 20, seven, {31: 1, 42: 0}, 42),
                 ("sampleKeys", 2, 20, SAMPLES[18], {31: 1, 42: 0}, 42)):
             with self.subTest(step=step):
@@ -370,7 +370,7 @@ class InABrowser(unittest.TestCase):
         self.assertEqual((self.steps["strokeOnZero"]["sample"], aside["lost"]["points"],
                           second["pinned"], second["model"]), (1, 2, "", 1))
         for words in ("released the pins", second["error"], second["on"]):
-            self.assertIn(words, aside["announced"]["status"])
+            self.assertIn(words, aside["second"]["status"])
         # A disabled button loses the focus. Several models in a row are one entry of the history.
         self.assertEqual(aside["freed"]["focus"], "releasefalse")
         self.assertEqual(aside["others"]["entries"], aside["strokeOnZero"]["entries"] + 1)
