@@ -365,7 +365,7 @@ def draw(model, hidden, curves, shares):
                       for name in plots.NORM_RUNS}, macros.HERE / "norms.png")
     plots.plot_kinds([model_at(name) for name in plots.KINDS], data.test_images[1:2],
                      macros.HERE / "kinds.png")
-    tree = measures.grow_tree(hidden > ON, data.images, data.labels, 4)
+    tree = measures.grow_tree(hidden > ON, data.images, data.labels, 3)
     plots.plot_tree(tree, covariance, macros.HERE / "tree.png")
     plots.plot_curve(curves, EPOCHS, macros.HERE / "curve.png")
     plots.plot_shares(shares, macros.HERE / "shares.png")

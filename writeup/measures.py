@@ -2,9 +2,9 @@
 tensor or layer that comes in may require a gradient.
 
 A node fires for an image (it is on) if its activation is above utils.ON; its "answer" is then yes.
-Answers are bool tensors `on` (n, nodes). Images are normalized, (n, 1, 28, 28) or (n, 784), also in
-`data`, a digits.Digits. What is fitted is fitted on the training images given first and evaluated on
-the test images.
+Answers are bool tensors `on` (n, nodes). Images are normalized, (n, 1, 28, 28) or (n, 784), also
+in `data`, a digits.Digits. What is fitted is fitted on the training images given first and
+evaluated on the test images.
 """
 
 import functools

@@ -14,18 +14,18 @@ from utils import BLUE, DPI, GREY, ORANGE, to_grey
 WIDE = 1380
 SIDE = 28  # pixels of an image
 NORM_RUNS = {  # the runs of norms.png: label, colour, marker, whether it is filled
-    "strong-fast": ("no limit, learning rate $10^{-3}$", ORANGE, "o", True),
-    "strong": ("no limit, learning rate $10^{-4}$", ORANGE, "o", False),
-    "strong-encoder-decay-fast": ("decay of the encoder only, $10^{-3}$", ORANGE, "x", True),
-    "strong-decay-fast": ("weight decay, $10^{-3}$", BLUE, "o", True),
-    "strong-decay": ("weight decay, $10^{-4}$", BLUE, "o", False),
-    "strong-decoder-decay-fast": ("decay of the decoder only, $10^{-3}$", BLUE, "x", True),
-    "limit-5": ("norm at most 5, 10, 20 or 40, $10^{-3}$", "black", "s", False),
+    "strong-fast": ("no limit, $10^{-3}$", ORANGE, "o", True),
+    "strong": ("no limit, $10^{-4}$", ORANGE, "o", False),
+    "strong-encoder-decay-fast": ("encoder decays, $10^{-3}$", ORANGE, "x", True),
+    "strong-decay-fast": ("both decay, $10^{-3}$", BLUE, "o", True),
+    "strong-decay": ("both decay, $10^{-4}$", BLUE, "o", False),
+    "strong-decoder-decay-fast": ("decoder decays, $10^{-3}$", BLUE, "x", True),
+    "limit-5": ("norm at most 5, 10, 20, 40, $10^{-3}$", "black", "s", False),
     "limit-10": (None, "black", "s", False), "limit-20": (None, "black", "s", False),
     "limit-40": (None, "black", "s", False)}
 KINDS = {  # the runs of kinds.png, and their heads there
-    "default": "my run: blobs", "strong-decay": "stronger penalty and decay: digits",
-    "hundred-decay": "a hundred nodes, stronger penalty and decay: strokes"}
+    "default": "my run: blobs", "strong-decay": "stronger penalty, decay: digits",
+    "hundred-decay": "100 nodes, penalty, decay: strokes"}
 
 
 def new_figure(width, height):
@@ -75,40 +75,39 @@ def plot_node(weights, covariance, examples, path, heads):
 
 @utils.styled
 def plot_tree(tree, covariance, path):
-    """Save a tree of measures.grow_tree(): the mean image and the number of the images at each
-    place, and the covariance (nodes, 784) of the node asked next; at the leaves the most common
-    digit and its share."""
-    sizes, tops, height, icon = [104, 104, 100, 92, 80], [2, 190, 378, 562, 742], 872, 58
-    figure = new_figure(WIDE, height)
-    lines = axes_at(figure, 0, 0, WIDE, height)
-    lines.set(xlim=(0, WIDE), ylim=(height, 0))
+    """Save a tree of measures.grow_tree() with three levels of questions: the mean image and the
+    number of the images at each place, and the covariance (nodes, 784) of the node asked next; at
+    the leaves the most common digit and its share."""
+    wide, size, icon, step = 980, 80, 46, 142
+    figure = new_figure(wide, 3 * step + size + 50)
+    lines = axes_at(figure, 0, 0, wide, 3 * step + size + 50)
+    lines.set(xlim=(0, wide), ylim=(3 * step + size + 50, 0))
     lines.axis("off")
 
     def draw(tree, level, index):
-        slot, size, top = WIDE / 2 ** level, sizes[level], tops[level]
-        middle, below = (index + 0.5) * slot, top + size + 6
+        slot, top = wide / 2 ** level, 2 + level * step
+        middle, below = (index + 0.5) * slot, top + size + 5
         draw_image(figure, middle - size / 2, top, tree["mean"], size)
         if "asks" not in tree:
             digit = tree["digits"].argmax().item()
             share = tree["digits"][digit].item() / tree["count"]
             write_at(figure, middle, below - 2, f"{tree['count']:,}\n{share:.0%} {digit}s",
-                     ha="center", fontsize=7)
+                     ha="center")
             return
         draw_weights(figure, middle - icon / 2, below, covariance[tree["asks"]], icon)
-        where = (middle, below + icon + 2) if level == 3 else (middle + icon / 2 + 5, below - 2)
-        style = {"ha": "center", "fontsize": 7} if level == 3 else {"fontweight": "bold"}
-        write_at(figure, *where, f"node {tree['asks']}?", **{"fontsize": 8} | style)
+        write_at(figure, middle + size / 2 + 5, top + size / 2, f"node {tree['asks']}?",
+                 fontweight="bold", va="center")
         for answer, side, colour in (("no", -1, BLUE), ("yes", 1, ORANGE)):
-            bend, end, across = middle + side * (icon / 2 + 3), middle + side * slot / 4, below + 30
-            lines.plot([bend, end, end], [across, across, tops[level + 1] - 3], color=colour,
+            bend, end, across = middle + side * (icon / 2 + 3), middle + side * slot / 4, below + 25
+            lines.plot([bend, end, end], [across, across, top + step - 3], color=colour,
                        linewidth=1.4)
-            count = f"\n{tree[answer]['count']:,}" if level < 3 else ""
-            write_at(figure, end + side * 6, across + 3, answer + count, color=colour,
-                     linespacing=1, ha="right" if side < 0 else "left")
+            write_at(figure, end + side * 6, across + 3, answer, color=colour,
+                     ha="right" if side < 0 else "left")
             draw(tree[answer], level + 1, 2 * index + (side > 0))
 
     draw(tree, 0, 0)
-    write_at(figure, WIDE / 2 + 60, 4, f"mean of {tree['count']:,}\ntraining images")
+    write_at(figure, wide / 2 - size / 2 - 8, 20, f"mean of {tree['count']:,}\ntraining images",
+             ha="right")
     utils.save(figure, path)
 
 
@@ -117,8 +116,8 @@ def plot_norms(runs, path):
     """Save, against the mean norm of the decoder's columns, the weak share and the effective number
     of active nodes. runs: for each of NORM_RUNS, for each seed, rows (norm, weak share, effective
     number of active nodes), one for each epoch."""
-    figure = new_figure(WIDE, 500)
-    panels = axes_at(figure, 90, 12, 560, 400), axes_at(figure, 790, 12, 560, 400)
+    figure = new_figure(WIDE, 400)
+    panels = axes_at(figure, 130, 8, 560, 310), axes_at(figure, 790, 8, 560, 310)
     for name, (label, colour, marker, filled) in NORM_RUNS.items():
         for seed_label, rows in zip([label] + [None] * 9, runs[name]):
             norms, *columns = zip(*rows)
@@ -128,11 +127,11 @@ def plot_norms(runs, path):
     weak, effective = panels
     weak.set(ylim=(0, 1), ylabel="weak share", yticks=[0, 0.25, 0.5, 0.75, 1],
              yticklabels=["0%", "25%", "50%", "75%", "100%"])
-    effective.set(ylim=(1, None), ylabel="effective number of active nodes")
+    effective.set(ylim=(1, None), ylabel="effective number")
     for axes in panels:
         axes.set(xlim=(0, None), xlabel="mean norm of the decoder's columns")
-    weak.legend(frameon=False, fontsize=7.5, handletextpad=0, loc="upper left",
-                bbox_to_anchor=(0, 1.02), labelspacing=0.25)
+    weak.legend(frameon=False, fontsize=7, handletextpad=0, loc="lower right",
+                bbox_to_anchor=(1.05, -0.04), labelspacing=0.1)
     utils.save(figure, path)
 
 
@@ -142,8 +141,8 @@ def plot_curve(rows, end, path):
     activations. rows: for each seed, mine first, {epoch: {"mse", "table", "saturated"}} from epoch
     0, the untrained model, on; the band of all seeds is drawn pale. end: the default run's last
     epoch."""
-    figure = new_figure(WIDE, 424)
-    upper, lower = axes_at(figure, 140, 10, 1210, 220), axes_at(figure, 140, 256, 1210, 84)
+    figure = new_figure(660, 424)
+    upper, lower = axes_at(figure, 120, 10, 515, 220), axes_at(figure, 120, 256, 515, 84)
     epochs = list(rows[0])
     for axes, key, colour, line in ((upper, "mse", ORANGE, "-"), (upper, "table", BLUE, "--"),
                                     (lower, "saturated", GREY, "-")):
@@ -156,8 +155,8 @@ def plot_curve(rows, end, path):
     upper.text(end + 0.8, 0.655, f"my run ends\n(epoch {end})", color=GREY, va="top")
     upper.set(ylim=(0.475, 0.66), ylabel="test MSE", yticks=[0.5, 0.55, 0.6, 0.65],
               xticklabels=[])
-    upper.text(10.6, 0.58, "model", color=ORANGE, fontsize=9)
-    upper.text(23, 0.498, "lookup table from ten yes/no answers", color=BLUE, fontsize=9, va="top")
+    upper.text(12, 0.58, "model", color=ORANGE)
+    upper.text(24, 0.5, "lookup table of ten answers", color=BLUE, va="top")
     lower.set(ylim=(0, 1), yticks=[0, 0.5, 1], yticklabels=["0%", "50%", "100%"], xlabel="epoch",
               ylabel="saturated")
     utils.save(figure, path)
@@ -168,25 +167,25 @@ def plot_kinds(models, image, path):
     """Save the decoder weights of the three models of KINDS, two with ten nodes to the left, one
     with a hundred to the right, each node on its own scale; below each, the activations for one
     image and its reconstruction."""
-    figure = new_figure(1090, 700)
+    figure = new_figure(990, 638)
     for model, head, (left, top), across, pitch in zip(
-            models, KINDS.values(), [(0, 0), (0, 358), (550, 0)], [5, 5, 10], [94, 94, 54]):
+            models, KINDS.values(), [(0, 0), (0, 326), (500, 0)], [5, 5, 10], [86, 86, 49]):
         hidden, reconstruction = model(image)
         count = hidden.shape[1]
         write_at(figure, left, top + 2, head, fontsize=8, fontweight="bold")
         for node, weights in enumerate(model.decoder.weight.t()):
             down, right = divmod(node, across)
-            draw_weights(figure, left + right * pitch, top + 34 + down * pitch, weights, pitch - 3)
-        below, wide = top + 34 + count // across * pitch + 8, across * pitch
+            draw_weights(figure, left + right * pitch, top + 32 + down * pitch, weights, pitch - 3)
+        below, wide = top + 32 + count // across * pitch + 6, across * pitch
         draw_image(figure, left, below, image, 84)
         draw_image(figure, left + wide - 87, below, reconstruction, 84)
-        code = axes_at(figure, left + 116, below + 2, wide - 236, 80)
+        code = axes_at(figure, left + 116, below + 2, wide - 246, 80)
         code.bar(range(count), hidden[0], width=0.8, color=ORANGE)
         code.set(ylim=(0, 1), xlim=(-0.7, count - 0.3), yticks=[0, 1], xticks=[])
         code.tick_params(length=2, pad=1, labelsize=7.5)
-        for middle, text in ((42, "image"), (wide / 2, f"{count} activations"),
-                             (wide - 45, "reconstruction")):
-            write_at(figure, left + middle, below + 87, text, ha="center")
+        for place, text, align in ((0, "image", "left"), (wide / 2 - 7, "activations", "center"),
+                                   (wide - 3, "reconstruction", "right")):
+            write_at(figure, left + place, below + 87, text, ha=align)
     utils.save(figure, path)
 
 
