@@ -252,6 +252,7 @@ class InABrowser(unittest.TestCase):
               sampleKeys: () => press($("[aria-label='digit 7, sample 1']"), "ArrowLeft"),
               link, linkAgain: link, closed: () => click("#close"), sent: () => go(asides.back.url),
               garbage: () => go("#sample=1&node=8&pin=2:,3:x&epoch=3"),
+              kept: () => go("#").then(() => fire($("#epochs"), 1, "input")),
             };
             for (const [name, action] of Object.entries(actions)) {
               await action();
@@ -275,7 +276,7 @@ class InABrowser(unittest.TestCase):
                 ("firstEpoch", 0, 1, zero, two_pins, 8), ("paused", 0, 2, zero, two_pins, 8),
                 ("resumed", 0, 8, zero, two_pins, 8), ("played", 0, 100, zero, two_pins, 8),
                 ("third", 2, 20, seven, {}, None), ("dragged", 2, 20, seven, {31: 1}, 31),
-                ("tileKeys", 2, 20, seven, {31: 1, 42: 0}, 42),
+                ("tileKeys", 2, 20, seven, {31: 1, 42: 0}, 42), ("kept", 0, 1, SAMPLES[11], {}, 6),
                 ("sampleKeys", 2, 20, SAMPLES[18], {31: 1, 42: 0}, 42)):
             with self.subTest(step=step):
                 shown = self.steps[step]
@@ -398,10 +399,9 @@ class InOtherWindows(unittest.TestCase):
 
     def test_each_layout_fits_its_window(self):
         sizes = [(1366, 657), (1024, 768), (844, 390), (390, 844), (720, 450)]  # the last: zoomed
-        results, logged = visit(*((PAGE, self.LAYOUT, *size) for size in sizes))
+        shown, logged = visit(*((PAGE, self.LAYOUT, *size) for size in sizes))
         fine = {"overflow": False, "stays": True, "wide": True, "fold": True, "zoomed": True}
-        self.assertEqual([*zip(sizes, results)], [(size, [fine] * 3) for size in sizes])
-        self.assertEqual(logged, [])
+        self.assertEqual([*zip(sizes, shown), *logged], [(size, [fine] * 3) for size in sizes])
 
     def test_only_a_page_that_cannot_work_shows_the_alarm(self):
         data, half = data_of(PAGE), PAGE[:len(PAGE) // 2]
