@@ -1,6 +1,6 @@
 """extras/explorer.html is what explorer.py writes, and works in a browser, if there is one."""
 
-import base64
+import copy
 import html
 import json
 import re
@@ -13,7 +13,6 @@ from unittest import mock
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 import codelet7
 import digits
@@ -26,52 +25,40 @@ DATA = re.compile(r'<script type="application/json" id="data" data-checksum="(.*
                   re.DOTALL)
 
 
-def data_of(page):
-    return json.loads(DATA.search(page)[2])
+data_of = lambda page: json.loads(DATA.search(page)[2])
 
 
-def written(data):
-    """The page that explorer.py writes with this data."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "page.html"
-        explorer.write_page(path, data)
-        return path.read_text(encoding="utf-8")
+def two_bits_of(text):
+    """The shades 0 to 3 of the pixels in a text, (n,)."""
+    packed = explorer.tensor_of(text, "u1", -1, 1)
+    return (packed >> torch.tensor([0, 2, 4, 6]) & 3).flatten()
 
 
-def decoded(text, dtype, *shape):
-    return torch.from_numpy(np.frombuffer(base64.b64decode(text), dtype).copy()).view(shape)
+def model_of(state):
+    """A model of the page in one of its states, with the page's weights."""
+    model = codelet7.SparseAutoencoder(784, explorer.tensor_of(state["means"], "<f2", -1).numel())
+    for name, values in model.requires_grad_(False).named_parameters():
+        layer, part = name.split(".")
+        values.copy_(explorer.tensor_of(state[layer][part], "<f2", *values.shape))
+    return model
 
 
-def samples_of(data):
-    """The page's samples as in MNIST, uint8 (n, 28, 28)."""
-    return decoded(data["samples"]["pixels"], "u1", -1, 28, 28)
+def results(model, image, pins={}):
+    """What the page should show for a uint8 image and pinned nodes {node: value}: hidden,
+    reconstruction, error."""
+    x = codelet7.normalize(image[None]).flatten(1)
+    hidden = model.encode(x)
+    hidden[0, list(pins)] = torch.tensor([*pins.values()], dtype=torch.float32)
+    reconstruction = model.decode(hidden)
+    return hidden[0], reconstruction[0], (reconstruction - x).square().mean().item()
 
 
-def pattern_of(activations):
-    """The number under which the lookup table has the answers of ten nodes."""
-    return sum(1 << node for node, activation in enumerate(activations) if activation > 0.5)
-
-
-class Copy:
-    """A model of the page, computed here: what the page should show."""
-
-    def __init__(self, about):
-        half = lambda text, *shape: decoded(text, "<f2", *shape).float()
-        self.encoder = half(about["encoder"]["weight"], -1, 784), half(about["encoder"]["bias"], -1)
-        self.decoder = half(about["decoder"]["weight"], 784, -1), half(about["decoder"]["bias"], -1)
-
-    def __call__(self, image, pins={}):
-        """A uint8 image and pinned nodes {node: value} -> (hidden, reconstruction, MSE)."""
-        x = codelet7.normalize(image[None]).flatten()
-        hidden = torch.sigmoid(self.encoder[0] @ x + self.encoder[1])
-        for node, value in pins.items():
-            hidden[node] = value
-        reconstruction = torch.tanh(self.decoder[0] @ hidden + self.decoder[1])
-        return hidden, reconstruction, (reconstruction - x).square().mean().item()
-
-
+by_epoch = lambda about: {state["epoch"]: state for state in about["states"]}
 COMMITTED = data_of(PAGE)
-MODELS, SAMPLES = list(map(Copy, COMMITTED["models"].values())), samples_of(COMMITTED)
+STATES = list(map(by_epoch, COMMITTED["models"]))
+MODELS = {about["name"]: {epoch: model_of(state) for epoch, state in by_epoch(about).items()}
+          for about in COMMITTED["models"]}
+SAMPLES = explorer.tensor_of(COMMITTED["samples"]["pixels"], "u1", -1, 28, 28)
 
 
 class CommittedPage(unittest.TestCase):
@@ -82,88 +69,66 @@ class CommittedPage(unittest.TestCase):
             self.assertNotIn(external, DATA.sub("", PAGE))
 
     def test_is_the_template_filled_in(self):
-        self.assertEqual(PAGE, written(COMMITTED),
+        self.assertEqual(PAGE, explorer.fill_in(COMMITTED),
                          "run python -m extras.explorer: the template has changed since")
 
-    def test_models_differ_as_the_text_says(self):
-        facts = [about["facts"] for about in COMMITTED["models"].values()]
-        for name, values in (("hidden nodes", [10, 10, 100]), ("penalty weight", [1e-4, 0.1, 0.01]),
-                             ("learning rate", [1e-4, 1e-4, 1e-3]), ("epochs", [20, 20, 20])):
-            self.assertEqual([about[name] for about in facts], values)
-        self.assertGreater(facts[2]["MSE with only the nodes that are on"],
-                           COMMITTED["MSE of the mean image"] + 0.1)
+    def test_models_are_trained_as_the_text_says(self):
+        self.assertEqual([list(about["settings"].values()) for about in COMMITTED["models"]], [
+            [10, 1e-4, 1e-4, 0], [10, 800e-4, 1e-4, 8e-5], [100, 100e-4, 10e-4, 2e-5]])
 
-    def test_exercises_have_the_stated_outcomes(self):
-        means = SAMPLES.view(10, 3, 28, 28).float().mean(1, keepdim=True)  # of each digit
-
-        def digit_in(image, side=28):
-            both = torch.cat([image.view(1, -1), F.avg_pool2d(means, 28 // side).flatten(1)])
-            return torch.corrcoef(both.double())[0, 1:].argmax().item()
-
-        def pin(model, sample, node):
-            url = f"#model={model + 1}&sample={sample}&node={node}&pin={node}:1"
-            self.assertIn(f'"{url}"', PAGE)
-            before, after = (MODELS[model](SAMPLES[sample], pins) for pins in ({}, {node: 1}))
-            self.assertLess(before[0][node], 0.25)
-            return before, after
-
-        before, after = pin(0, 1, 8)  # the left and right sides of a 0 fade
-        self.assertGreater(after[2], before[2] + 0.1)
-        fading = torch.where(SAMPLES[1] > 150, (before[1] - after[1]).view(28, 28), torch.nan)
-        for side, end in ((fading[10:19, :11], fading[:9]), (fading[10:19, 17:], fading[19:])):
-            self.assertGreater(side.nanmean(), 0.4)
-            self.assertLess(end.nanmean(), 0.05)
-
-        table = COMMITTED["lookup table"]
-        for (hidden, reconstruction, _), digit in zip(pin(0, 6, 6), (2, 3)):
-            place = table["patterns"].index(pattern_of(hidden))
-            self.assertEqual(digit_in(decoded(table["means"], "u1", -1, 196)[place], 14), digit)
-        self.assertEqual(digit_in(reconstruction), 3)  # once node 6 is pinned
-
-        for node, digit in ((8, 1), (2, 0), (5, 3), (4, 9)):
-            before, after = pin(1, 7, node)
-            self.assertLess(before[0].max(), 0.5)  # no node is on
-            self.assertEqual(digit_in(after[1]), digit)
-
-        hidden, _, mse = MODELS[2](SAMPLES[0])
-        self.assertEqual((hidden > 0.5).sum(), 1)
-        off = dict.fromkeys((hidden <= 0.5).nonzero().flatten().tolist(), 0)
-        self.assertGreater(MODELS[2](SAMPLES[0], off)[2], 2 * mse)
+    def test_text_on_single_nodes_is_checked(self):
+        explorer.check_text(MODELS, SAMPLES, COMMITTED["models"])
+        for name, states in MODELS.items():
+            others = copy.deepcopy(states)
+            others[20].decoder.weight.copy_(states[20].decoder.weight.flip(1))  # numbered anew
+            with self.assertRaises(explorer.WrongText, msg=name):
+                explorer.check_text(MODELS | {name: others}, SAMPLES, COMMITTED["models"])
 
 
 class WrittenPage(unittest.TestCase):
     def test_contains_what_was_trained(self):
-        data, settings = draw_few(), (4, 0.1, 1e-2)
-        images = codelet7.normalize(data.images)
-        with mock.patch("builtins.print"), mock.patch.object(explorer, "write_page") as write, \
+        data, expected = draw_few(), codelet7.new_model(0, 4, sparsity_weight=0.1)
+        recipes = {"Few": explorer.Recipe(4, 0.1, 1e-2, 1e-3, snapshots=(0, 2), has_table=True),
+                   "Many": explorer.Recipe(11, 0.0, 1e-2, 0.0, has_top=False)}
+        images, untrained = codelet7.normalize(data.images), copy.deepcopy(expected)
+        with mock.patch("builtins.print"), mock.patch.object(explorer, "check_text") as check, \
                 mock.patch.multiple(codelet7, EPOCHS=1, BATCH_SIZE=64, SEED=0, RHO=0.05), \
-                mock.patch.object(explorer, "MODELS", {"Few": settings, "Many": (11, 0.0, 1e-2)}):
-            explorer.make_page("page.html", data)
-            model, _ = explorer.train_model(images, data.labels, *settings)
-        _, page = write.call_args.args
+                mock.patch.object(explorer, "MODELS", recipes):
+            page = data_of(explorer.make_page(data))
+            codelet7.train(expected, codelet7.make_dataloader(images, data.labels, 64), 1, 1e-2, 0,
+                           weight_decay=1e-3)
+        check.assert_called_once()
         first = [(data.test_labels == digit).nonzero()[:3, 0] for digit in range(10)]
-        self.assertTrue(samples_of(page).equal(data.test_images[torch.cat(first)]))
-        self.assertEqual([about["nodes"] for about in page["models"].values()], [4, 11])
+        self.assertEqual(page["samples"]["pixels"],
+                         explorer.base64_of(data.test_images[torch.cat(first)], "u1"))
+        few, many = map(by_epoch, page["models"])
+        self.assertEqual((list(few), list(many)), ([0, 1, 2], [1]))
+        for epoch, model in ((0, untrained), (1, expected)):
+            torch.testing.assert_close(model_of(few[epoch]).state_dict(), model.state_dict(),
+                                       rtol=2**-10, atol=2**-24)
 
-        about, table = page["models"]["Few"], page["lookup table"]
-        copy, x = Copy(about), images.flatten(1)
-        for halves, linear in ((copy.encoder, model.encoder), (copy.decoder, model.decoder)):
-            for half, expected in zip(halves, (linear.weight, linear.bias)):
-                torch.testing.assert_close(half, expected.detach(), rtol=2**-10, atol=2**-24)
-        with torch.no_grad():
-            hidden, reconstruction = model(images)
-        excess = (reconstruction - x).square() - (x - x.clamp(max=1)).square()
-        self.assertAlmostEqual(about["facts"]["excess"], excess.mean().item(), delta=6e-4)
-        self.assertEqual(about["facts"]["nodes on"], f"{(hidden > 0.5).double().mean():.1%}")
-        means = decoded(about["means by digit"], "<f2", 10, 4).float()
+        hidden, reconstruction = expected.requires_grad_(False)(images)
+        x, on, about = images.flatten(1), hidden > 0.5, few[1]
+        np.testing.assert_allclose([about["results"][name] for name in (
+            "error", "mean", "on", "weak", "saturated")], [
+            (reconstruction - x).square().mean(), hidden.mean(), on.double().sum() / len(x),
+            hidden[hidden < 0.25].sum() / hidden.sum(),
+            1 - ((hidden > 0.1) & (hidden < 0.9)).double().mean()], atol=1e-4)
+        means = explorer.tensor_of(about["meansByDigit"], "<f2", 10, 4).float()
         torch.testing.assert_close(means[7], hidden[data.labels == 7].mean(0), rtol=0, atol=1e-3)
-        patterns = torch.tensor(list(map(pattern_of, hidden)))
-        groups = [data.images[patterns == pattern].float() for pattern in patterns.unique()]
-        self.assertEqual(table["patterns"], patterns.unique().tolist())
-        self.assertEqual(table["counts"], list(map(len, groups)))
-        means = torch.stack([group.mean(0).view(14, 2, 14, 2).mean((1, 3)) for group in groups])
-        torch.testing.assert_close(decoded(table["means"], "u1", -1, 14, 14).float(), means,
-                                   rtol=0, atol=0.51)
+
+        best, top = hidden[:, 2].argsort(descending=True)[:9], about["top"]
+        self.assertEqual(top["labels"][2], data.labels[best].tolist())
+        fourth = two_bits_of(top["pixels"]).view(4, 84, 84)[2, 28:56, :28]
+        self.assertLess((fourth * 85 - data.images[best[3]].int()).abs().max(), 43)
+
+        table, patterns = about["table"], list(map(explorer.pattern_of, on))
+        self.assertEqual(sorted(table["patterns"]), sorted(set(patterns)))
+        self.assertEqual(table["counts"], list(map(patterns.count, table["patterns"])))
+        mean = data.images[[row == table["patterns"][1] for row in patterns]].float().mean(0)
+        shown = explorer.tensor_of(table["means"], "u1", -1, 14, 14)[1]
+        np.testing.assert_allclose(shown, mean.view(14, 2, 14, 2).mean((1, 3)), atol=0.51)
+        self.assertFalse({"top", "table"} & many[1].keys())
 
 
 # --- In a browser ---
@@ -171,47 +136,50 @@ class WrittenPage(unittest.TestCase):
 BROWSER = next(filter(None, map(shutil.which, (
     "chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"))), None)
 
+FLAGS = ("--headless --no-sandbox --disable-gpu --hide-scrollbars --no-first-run --dump-dom "
+         "--disable-background-networking --window-size=2000,1200 --virtual-time-budget=20000 "
+         "--enable-logging=stderr").split()
 NO_BROWSER = "extras/explorer.html was not tried: neither Chromium nor Chrome is installed"
 
 # Placed before the page's own scripts. On load it runs a test's SCRIPT, which operates the page and
 # reads off what the page shows, with the help of these functions; look() reads off everything.
 DRIVER = """<script>(() => {
-const $ = selector => document.querySelector(selector);
+const $ = selector => document.querySelector(selector), text = selector => $(selector).textContent;
 const $$ = selector => [...document.querySelectorAll(selector)];
-const text = selector => $(selector).textContent;
 const wait = time => new Promise(done => setTimeout(done, time));
-const point = (element, type, x = 0, y = 0) => element.dispatchEvent(new PointerEvent(type, {
-  bubbles: true, cancelable: true, pointerId: 7, clientX: x, clientY: y, isPrimary: true}));
+const point = (element, type, x = 0, y = 0, buttons = 0) => element.dispatchEvent(new PointerEvent(
+  type, {bubbles: true, cancelable: true, pointerId: 7, clientX: x, clientY: y, buttons}));
 const press = (element, key, ctrlKey = false) => element.dispatchEvent(
   new KeyboardEvent("keydown", {key, ctrlKey, bubbles: true, cancelable: true}));
-function move(element, places, end = "pointerup") {
-  point(element, "pointerdown", ...places[0]);
-  for (const place of places.slice(1)) point(window, "pointermove", ...place);
-  point(window, end, ...places.at(-1));
+function move(element, [first, ...others], end = "pointerup") {
+  point(element, "pointerdown", ...first, 1);
+  for (const place of others) point(window, "pointermove", ...place, 1);
+  point(window, end);
 }
-const within = (element, places) => {
-  const {left, top, width, height} = element.getBoundingClientRect();
-  return places.map(([x, y]) => [left + x * width, top + y * height]);
-};
-const draw = (...points) => move($("#drawing"), within($("#drawing"), points));
+const within = (element, places, box = element.getBoundingClientRect()) =>
+  places.map(([x, y]) => [box.left + x * box.width, box.top + y * box.height]);
+const draw = (points, end) => move($("#drawing"), within($("#drawing"), points), end);
 const drag = (bar, from, to, end) => move(bar, within(bar, [[from, 0.5], [to, 0.5]]), end);
-const dots = id => [...$(id).getContext("2d").getImageData(0, 0, 28, 28).data].filter(
-  (_, i) => i % 4 === 0);
+const dots = (id, channel = 0, side = $(id).width) => [...$(id).getContext("2d").getImageData(
+  0, 0, side, side).data].filter((_, i) => i % 4 === channel);
 const bars = () => $$("[role=slider]"), tiles = () => $$(".tile");
-const select = model => $$("#models input")[model].click();
+const select = model => $$("#models input")[model].click(), shown = id => $(id).offsetHeight > 0;
+const fire = (input, value, type) => Object.assign(input, {value}).dispatchEvent(new Event(type));
 const look = () => ({
-  ...Object.fromEntries(["pinned", "note", "mse", "change", "unavoidable", "excess", "on", "sum",
-    "why-title", "same-answers"].map(id => [id, text(`#${id}`)])),
+  ...Object.fromEntries(["pinned", "note", "error", "change", "unavoidable", "excess", "on", "sum",
+    "why-title", "same-answers", "epoch", "play"].map(id => [id, text(`#${id}`)])),
   bars: bars().map(bar => [bar.getAttribute("aria-label"), bar.getAttribute("aria-valuetext")]),
-  values: $$(".node input").map(input => input.value), cards: $$("#models .here").map(
-    card => card.textContent), model: $$("#models input").findIndex(input => input.checked),
+  cards: $$("#models label").map(card => [...card.querySelectorAll("i, span")].map(
+    part => part.textContent)), model: $$("#models input").findIndex(input => input.checked),
+  values: $$(".node input").map(input => input.value),
   selected: $$(".node.selected .name, .tile.selected").map(node => node.title || node.textContent),
   fit: $("#fit").checked, before: $("figure.pinned").hidden ? null : dots("#without"),
-  input: dots("#input"), reconstruction: dots("#reconstruction")});
-addEventListener("load", async () => {
-  const result = await (async () => { SCRIPT })();
-  parent.postMessage([INDEX, result], "*");
-});
+  place: $("#curve .place").getAttribute("x1"),
+  boxes: ["#training", "#answers", "#lookup", "#no-table", "#top", "#no-top"].filter(shown),
+  sample: $$("#samples button").findIndex(button => button.ariaChecked === "true"),
+  input: dots("#input"), reconstruction: dots("#reconstruction"), weights: dots("#weights", 2)});
+addEventListener("load", async () =>
+  parent.postMessage([@INDEX@, await (async () => { SCRIPT })()], "*"));
 })()</script>"""
 
 
@@ -223,9 +191,8 @@ def visit(*visits):
                      "</iframe>" for i, (_, _, width, height) in enumerate(visits))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for i, (page, script, _, _) in enumerate(visits):
-            driver = DRIVER.replace("SCRIPT", script).replace("INDEX", str(i))
-            Path(folder, f"{i}.html").write_text(page.replace("<head>", "<head>" + driver, 1),
-                                                 encoding="utf-8")
+            page = page.replace("<head>", "<head>" + DRIVER.replace("SCRIPT", script), 1)
+            Path(folder, f"{i}.html").write_text(page.replace("@INDEX@", str(i)), encoding="utf-8")
         Path(folder, "all.html").write_text(f"""<!DOCTYPE html><meta charset="utf-8">
             <body><pre id="results">[]</pre><script>
             addEventListener("message", ({{data}}) => {{
@@ -233,16 +200,12 @@ def visit(*visits):
               results.textContent = JSON.stringify([...JSON.parse(results.textContent), data]);
             }});</script>{frames}""", encoding="utf-8")
         run = subprocess.run(
-            [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-             "--no-first-run", "--disable-background-networking", "--window-size=2000,1200",
-             f"--user-data-dir={folder}/profile", "--virtual-time-budget=20000",
-             "--enable-logging=stderr", "--dump-dom", Path(folder, "all.html").as_uri()],
+            [BROWSER, *FLAGS, f"--user-data-dir={folder}/profile", f"file://{folder}/all.html"],
             capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=300)
     found = re.search(r'<pre id="results">(.*?)</pre>', run.stdout, re.DOTALL)
     if not found:
         raise unittest.SkipTest(f"{BROWSER} opens no page here: {run.stderr[-300:]}")
-    logged = [line for line in re.findall(r"CONSOLE.*", run.stderr)
-              if "willReadFrequently" not in line]  # caused by dots()
+    logged = re.findall(r"CONSOLE(?!.*willReadFrequently).*", run.stderr)  # caused by dots()
     results = sorted(json.loads(html.unescape(found[1])))
     if len(results) < len(visits):
         raise AssertionError(f"a script did not finish: {logged}")
@@ -255,86 +218,104 @@ class InABrowser(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        [cls.steps], cls.logged = visit((PAGE, """
-            const steps = {selfcheck: document.documentElement.dataset.selfcheck};
-            const step = (name, action) => { action(); steps[name] = look(); };
-            const travel = async (name, action) => { action(); await wait(500); step(name, look); };
-            const sample = (digit, which) => $(`[aria-label='digit ${digit}, sample ${which}']`);
-            const seven = size => [[0.1, 0.1], [0.7, 0.1], [0.3, 0.9]].map(
-              place => place.map(part => 0.1 + size * part));
-
-            step("start", () => {});
-            step("cleared", () => $("#clear").click());
-            step("drawn", () => draw(...seven(0.9)));
-            step("undone", () => $("#undo").click());
-            step("small", () => draw(...seven(0.2)));
-            step("unscaled", () => $("#fit").click());
-            step("pointed", () => point($$(".node")[3], "pointerenter"));
-            step("zero", () => { point($$(".node")[3], "pointerleave"); sample(0, 2).click(); });
-            step("clicked", () => drag(bars()[8], 0.3, 0.305));
-            step("pinned", () => drag(bars()[8], 0.1, 2));
-            step("scrolled", () => drag(bars()[4], 0.1, 0.4, "pointercancel"));
-            step("released", () => press(document.body, "z", true));
-            $$(".node input")[2].value = "0,3";
-            step("typed", () => $$(".node input")[2].dispatchEvent(new Event("change")));
-            step("keys", () => { press(bars()[4], "End"); press(bars()[4], "PageDown"); });
-            step("releasedAll", () => { $("#release").focus(); $("#release").click(); });
-            steps.focus = document.activeElement.id + $("#release").disabled;
-            step("releaseUndone", () => $("#undo").click());
-            step("strokeOnZero", () => draw([0.1, 0.1], [0.3, 0.7]));
-            const url = urlOf(state);
-            step("second", () => select(1));
-            await wait(1000);
-            steps.status = text("#status");
-            await travel("back", () => history.back());
-
-            step("third", () => { select(2); sample(7, 1).click(); });
-            step("tile", () => move(tiles()[31], [[300, 300], [301, 300]]));
-            step("dragged", () => move(tiles()[31], [[innerWidth - 40, 0], [innerWidth - 2, 0]]));
-            step("tileKeys", () => { press(tiles()[31], "ArrowDown");
-              press(tiles()[41], "ArrowRight"); press(bars()[0], "Home"); });
-            step("sampleKeys", () => press(sample(7, 1), "ArrowLeft"));
-            await travel("link", () => $(".words a[href*='pin=8:1']").click());
-            await travel("sent", () => { location.hash = url; });
-            return steps;""", 1366, 657))
+        [[cls.steps, cls.asides, cls.check, cls.numbers]], cls.logged = visit((PAGE, """
+            const click = id => $(id).click(), hover = type => point($$(".node")[3], type);
+            const sample = (digit, n) => click(`[aria-label='digit ${digit}, sample ${n}']`);
+            const seven = size => draw([[0.1, 0.1], [0.7, 0.1], [0.3, 0.9]].map(
+              place => place.map(part => 0.1 + size * part)));
+            const link = () => { scrollTo(0, 9999); click(".words a[href*='pin=8:1']"); };
+            const go = hash => (location.hash = hash, wait(500)), undo = () => click("#undo");
+            const play = time => (click("#play"), wait(time));
+            const steps = {}, asides = {}, actions = {
+              start() {}, firstStroke: () => seven(0.9), cleared: () => click("#clear"),
+              drawn: () => seven(0.9), undone: undo, small: () => seven(0.2),
+              unscaled: () => click("#fit"), pointed: () => hover("pointerenter"),
+              lost: () => [draw([[0.6, 0.6], [0.7, 0.7]], "none"),   // lifted unseen
+                point(window, "pointermove", 0, 0, 0), point(window, "pointermove", 0, 0, 1)],
+              zero: () => [hover("pointerleave"), click("#undo"), click("#fit"), sample(0, 2)],
+              clicked: () => drag(bars()[8], 0.3, 0.305), pinned: () => drag(bars()[8], 0.1, 2),
+              scrolled: () => drag(bars()[4], 0.1, 0.4, "pointercancel"),
+              released: () => press(document.body, "z", true),
+              typed: () => fire($$(".node input")[2], "0,3", "change"),
+              keys: () => ["End", "PageDown"].forEach(key => press(bars()[4], key)),
+              freed() { $("#release").focus(); click("#release"); }, again: undo,
+              firstEpoch: () => ["input", "change"].forEach(type => fire($("#epochs"), 1, type)),
+              paused: async () => { await play(2400); click("#play"); },
+              resumed: () => play(2400), played: () => wait(7000),
+              playUndone: async () => { await play(9); undo(); undo(); await wait(999); },
+              epochUndone: undo, strokeOnZero: () => draw([[0.1, 0.1], [0.3, 0.7]]),
+              second: () => (select(1), wait(999)), others: () => [2, 0, 1, 2, 1].forEach(select),
+              back: () => (history.back(), wait(500)), third: () => (select(2), sample(7, 1)),
+              dragged: () => move(tiles()[31], [[innerWidth - 40, 0], [innerWidth - 2, 0]]),
+              tileKeys: () => [[tiles()[31], "ArrowDown"], [tiles()[41], "ArrowRight"],
+                [bars()[0], "Home"]].forEach(([element, key]) => press(element, key)),
+              sampleKeys: () => press($("[aria-label='digit 7, sample 1']"), "ArrowLeft"),
+              link, linkAgain: link, closed: () => click("#close"), sent: () => go(asides.back.url),
+              garbage: () => go("#sample=1&node=8&pin=2:,3:x&epoch=3"),
+              kept: () => go("#").then(() => fire($("#epochs"), 1, "input")),
+            };
+            for (const [name, action] of Object.entries(actions)) {
+              await action();
+              steps[name] = look();
+              asides[name] = {url: urlOf(app.state), entries: history.length, scroll: scrollY,
+                status: text("#status"), task: shown("#task") && text("#task"), top: dots("#top"),
+                heights: $$("#digits rect").map(bar => parseFloat(bar.getAttribute("height"))),
+                focus: document.activeElement.id + $("#release").disabled,
+                points: app.state.strokes.at(-1)?.length};
+            }
+            const numbers = Object.fromEntries($$("[data-of]").map(
+              number => [number.dataset.of.split(/\\s+/).join(" "), number.textContent]));
+            const check = document.documentElement.dataset.selfcheck;
+            return [steps, asides, check, numbers];""", 1366, 657))
 
     def test_shows_the_same_results_as_pytorch(self):
-        for step, model, image, pins, selected in (
-                ("start", 0, SAMPLES[6], {}, None), ("cleared", 0, SAMPLES[0] * 0, {}, None),
-                ("clicked", 0, SAMPLES[1], {}, 8), ("pinned", 0, SAMPLES[1], {8: 1}, 8),
-                ("typed", 0, SAMPLES[1], {2: 0.3}, 8),
-                ("keys", 0, SAMPLES[1], {2: 0.3, 4: 0.75}, 8),
-                ("releasedAll", 0, SAMPLES[1], {}, 8), ("third", 2, SAMPLES[21], {}, None),
-                ("tile", 2, SAMPLES[21], {}, 31), ("dragged", 2, SAMPLES[21], {31: 1}, 31),
-                ("tileKeys", 2, SAMPLES[21], {31: 1, 42: 0}, 42),
-                ("sampleKeys", 2, SAMPLES[18], {31: 1, 42: 0}, 42),
-                ("link", 0, SAMPLES[1], {8: 1}, 8)):
+        zero, seven, two_pins = SAMPLES[1], SAMPLES[21], {2: 0.3, 4: 0.75}
+        for step, model, epoch, image, pins, selected in (
+                ("start", 0, 20, SAMPLES[11], {}, None), ("pinned", 0, 20, zero, {8: 1}, 8),
+                ("typed", 0, 20, zero, {2: 0.3}, 8), ("freed", 0, 20, zero, {}, 8),
+                ("firstEpoch", 0, 1, zero, two_pins, 8), ("paused", 0, 2, zero, two_pins, 8),
+                ("resumed", 0, 8, zero, two_pins, 8), ("played", 0, 100, zero, two_pins, 8),
+                ("third", 2, 20, seven, {}, None), ("dragged", 2, 20, seven, {31: 1}, 31),
+                ("tileKeys", 2, 20, seven, {31: 1, 42: 0}, 42), ("kept", 0, 1, SAMPLES[11], {}, 6),
+                ("sampleKeys", 2, 20, SAMPLES[18], {31: 1, 42: 0}, 42)):
             with self.subTest(step=step):
                 shown = self.steps[step]
-                hidden, reconstruction, mse = MODELS[model](image, pins)
+                trained = [states.get(epoch, states[20]) for states in MODELS.values()]
+                hidden, reconstruction, error = results(trained[model], image, pins)
                 row = hidden.argmax().item() if selected is None else selected
-                nodes = [row] if model == 2 else range(10)
-                labels, values = zip(*shown["bars"])
-                self.assertEqual(list(labels), [f"node {node}" for node in nodes])
-                values = [float(value.split(",")[0]) for value in values]
-                np.testing.assert_allclose(values, hidden[list(nodes)], atol=0.006)
-                self.assertEqual(shown["values"], [f"{value:.2f}" for value in values])
-                self.assertEqual(set(shown["selected"]), {f"node {selected}"} - {"node None"})
-                x = codelet7.normalize(image[None]).flatten()
-                for name, pixels in (("input", x), ("reconstruction", reconstruction)):
-                    expected = utils.to_grey(pixels).int().numpy()
-                    self.assertLessEqual(abs(np.array(shown[name]) - expected).max(), 1)
+                nodes = [row] if model == 2 else list(range(10))
+                values = [f"{value:.2f}" for value in hidden[nodes]]
+                x, weights = codelet7.normalize(image).flatten(), trained[model].decoder.weight
                 floor = (x - 1).clamp(min=0).square().mean().item()
-                for name, number in (("mse", mse), ("unavoidable", floor), ("excess", mse - floor)):
-                    self.assertAlmostEqual(float(shown[name]), number, delta=6e-4)
-                self.assertEqual(shown["on"], f"{(hidden > 0.5).sum()} of {len(hidden)} nodes on")
-                self.assertEqual(shown["pinned"], f", {len(pins)} pinned" if pins else "")
-                cards = [float(card.split()[0]) for card in shown["cards"]]
-                np.testing.assert_allclose(cards, [copy(image)[2] - floor for copy in MODELS],
-                                           atol=6e-4)
+                self.assertEqual([shown[name] for name in (
+                    "values", "bars", "selected", "error", "unavoidable", "pinned", "on")], [
+                    values, [[f"node {node}", value + ", pinned" * (node in pins)]
+                             for node, value in zip(nodes, values)],
+                    [f"node {selected}"] * (selected is not None) * (1 + (model == 2)),
+                    f"{error:.3f}", f"{floor:.3f}", f", {len(pins)} pinned" * bool(pins),
+                    f"{(hidden > 0.5).sum()} of {len(hidden)} nodes on"])
+                parts = float(shown["unavoidable"]) + float(shown["excess"])
+                self.assertAlmostEqual(parts, float(shown["error"]), places=9)  # as printed
+                limit = weights.abs().flatten().sort().values[int(0.99 * weights.numel())]
+                part = (weights[:, row] / limit).clamp(-1, 1)  # blue is 43 at 1, 172 at -1
+                blue = 255 - part * torch.where(part > 0, 255 - 43, 172 - 255)
+                for name, pixels in (("input", utils.to_grey(x)), ("weights", blue),
+                                     ("reconstruction", utils.to_grey(reconstruction))):
+                    np.testing.assert_allclose(shown[name], pixels, atol=1.01, err_msg=name)
+                for card, copied, states in zip(shown["cards"], trained, STATES):
+                    own, _, error = results(copied, image)
+                    about, on = states.get(epoch, states[20])["results"], (own > 0.5).sum()
+                    self.assertEqual(card[:4], [
+                        f", epoch {epoch if epoch in states else 20}",
+                        f"error {error:.3f}, {on} of {len(own)} on",
+                        f"training set: error {about['error']:.2f}, {about['on']:.1f} on",
+                        f"mean activation {about['mean']:.2f}, target 0.05"])
 
-    def test_passes_its_self_check_without_console_messages(self):
-        self.assertEqual((self.steps["selfcheck"], self.logged), ("ok", []))
+    def test_passes_its_self_check_and_fills_in_numbers_without_console_messages(self):
+        self.assertEqual((self.check, self.logged), ("ok", []))
+        for pin, pins in (("", {}), ("&pin=8:1", {8: 1})):
+            _, _, error = results(MODELS["Blobs"][20], SAMPLES[1], pins)
+            self.assertEqual(self.numbers[f"error #model=1&sample=1{pin}"], f"{error:.2f}")
 
     def test_drawings_of_any_size_get_mnists_size_and_stroke_width(self):
         large, small, unscaled = (torch.tensor(self.steps[step]["input"]).view(28, 28)
@@ -347,37 +328,56 @@ class InABrowser(unittest.TestCase):
                 self.assertAlmostEqual(place, 14.5, delta=0.75)
         self.assertTrue(unscaled[:10, :10].any() and not unscaled[11:].any())
 
-    def test_pointing_at_a_node_explains_its_activation(self):
-        shown, encoder = self.steps["pointed"], MODELS[0].encoder
-        self.assertTrue(shown["why-title"].startswith("Node 3: why "))
+    def test_explains_a_node(self):
+        shown, encoder, state = self.steps["pointed"], MODELS["Blobs"][20].encoder, STATES[0][20]
         red, blue, empty, total, value = (float(number.replace("−", "-")) for number in
                                           re.findall(r"[+−]?\d+\.\d+", shown["sum"]))
-        self.assertAlmostEqual(red + blue + empty, total, delta=0.2)
-        expected = encoder[1][3] + encoder[0][3].sum() * utils.BACKGROUND
-        self.assertAlmostEqual(empty, expected.item(), delta=0.06)
-        self.assertEqual(f"{value:.2f}", shown["values"][3])
+        self.assertAlmostEqual(red + blue + empty, total, places=9)
+        expected = encoder.bias[3] + encoder.weight[3].sum() * utils.BACKGROUND
+        self.assertAlmostEqual(empty, expected.item(), delta=0.006)
+        self.assertEqual([shown["why-title"], shown["values"][3]],
+                         [f"Node 3: why {value:.2f}?", f"{value:.2f}"])
+        shades = two_bits_of(state["top"]["pixels"]).view(10, -1)[8] * 85
+        expected = utils.to_grey(codelet7.normalize(shades.byte()[None, None])).flatten()
+        np.testing.assert_allclose(self.asides["clicked"]["top"], expected, atol=1)
+        means = explorer.tensor_of(state["meansByDigit"], "<f2", 10, 10)[:, 8]
+        np.testing.assert_allclose(self.asides["clicked"]["heights"], 82 * means, atol=0.1)
 
     def test_pinning_shows_before_and_after_and_changes_the_answers(self):
-        after, before = self.steps["pinned"], self.steps["clicked"]
+        after, before, start = (self.steps[step] for step in ("pinned", "clicked", "start"))
         self.assertEqual((before["before"], after["before"]), (None, before["reconstruction"]))
-        change = float(after["mse"]) - float(before["mse"])
-        self.assertAlmostEqual(float(after["change"].strip(" ()")), change, delta=0.0011)
-        table = dict(zip(*(COMMITTED["lookup table"][key] for key in ("patterns", "counts"))))
-        for shown in (after, before, self.steps["start"]):
-            count = table[pattern_of(float(value.split(",")[0]) for _, value in shown["bars"])]
+        self.assertEqual(after["change"],
+                         f" ({float(after['error']) - float(before['error']):+.3f})")
+        table = dict(zip(*list(STATES[0][20]["table"].values())[:2]))
+        for shown in (after, before, start):
+            count = table["".join(str(int(float(value[:4]) > 0.5)) for _, value in shown["bars"])]
             self.assertEqual(shown["same-answers"],
                              f"mean of {count:,} images with the same answers")
 
+    def test_boxes_show_what_the_page_has_for_a_state(self):
+        for step, boxes in (("pinned", "training answers lookup top"), ("second", "top"),
+                            ("firstEpoch", "training answers no-table no-top"), ("third", "")):
+            self.assertEqual(self.steps[step]["boxes"], [f"#{box}" for box in boxes.split()], step)
+        self.assertAlmostEqual(float(self.steps["firstEpoch"]["place"][:-1]), 100 / 7)
+
     def test_undo_back_and_links_restore_the_state(self):
-        for step, earlier in (("undone", "cleared"), ("released", "clicked"),
-                              ("scrolled", "pinned"), ("releaseUndone", "keys"),
-                              ("back", "strokeOnZero"), ("sent", "strokeOnZero")):
+        for step, earlier in map(str.split, (
+                "undone cleared", "released clicked", "scrolled pinned", "again keys",
+                "epochUndone keys", "playUndone firstEpoch", "firstStroke drawn",
+                "back strokeOnZero", "sent strokeOnZero", "link pinned", "linkAgain pinned",
+                "garbage clicked")):
             self.assertEqual(self.steps[step], self.steps[earlier], step)
-        self.assertEqual(self.steps["focus"], "releasefalse")  # a disabled button loses the focus
-        second = self.steps["second"]
-        self.assertEqual((second["pinned"], second["model"]), ("", 1))
-        for words in ("released the pinned", second["mse"], second["on"]):
-            self.assertIn(words, self.steps["status"])
+        second, aside = self.steps["second"], self.asides
+        self.assertEqual((self.steps["strokeOnZero"]["sample"], aside["lost"]["points"],
+                          second["pinned"], second["model"]), (1, 2, "", 1))
+        for words in ("released the pins", second["error"], second["on"]):
+            self.assertIn(words, aside["second"]["status"])
+        # A disabled button loses the focus. Several models in a row are one entry of the history.
+        self.assertEqual(aside["freed"]["focus"], "releasefalse")
+        self.assertEqual(aside["others"]["entries"], aside["strokeOnZero"]["entries"] + 1)
+        self.assertEqual([self.asides[step]["scroll"] for step in ("link", "linkAgain")], [0, 0])
+        self.assertIn("What happens if you set it to 1?", self.asides["link"]["task"])
+        self.assertFalse(self.asides["closed"]["task"])
 
 
 @unittest.skipUnless(BROWSER, NO_BROWSER)
@@ -385,50 +385,42 @@ class InOtherWindows(unittest.TestCase):
     LAYOUT = """
         const bottom = element => element.getBoundingClientRect().bottom;
         return [0, 1, 2].map(model => {
-          select(model);
-          scrollTo(0, 0);
-          const overflow = document.documentElement.scrollWidth - innerWidth;
+          select(model), scrollTo(0, 0);
           const fold = Math.max(...$$("#drawing, #bars, #grid, #reconstruction").map(bottom));
           const stays = [$("#drawing"), [...bars(), ...tiles()].at(-1)].every(element => {
-            element.scrollIntoView({block: "center"});
-            return bottom($("#mse")) > 0 && bottom($("#reconstruction")) <= innerHeight + 1;
+            element.scrollIntoView({block: "center"});   // the result stays in sight of it
+            return bottom($("#error")) > 0 && bottom($("#reconstruction")) <= innerHeight + 1;
           });
-          return {overflow, bar: $(".bar").offsetWidth, fold, stays};
+          const high = id => $(id).offsetHeight / innerHeight, is = width => innerWidth === width;
+          return {overflow: document.documentElement.scrollWidth > innerWidth, stays,
+            wide: $(".bar").offsetWidth > 125, fold: !is(1366) || fold <= innerHeight,
+            zoomed: !is(720) || high(".result") < 0.3 && high("#drawing") < 0.65};
         });"""
 
     def test_each_layout_fits_its_window(self):
-        sizes = [(1366, 657), (1024, 768), (844, 390), (390, 844)]  # four columns to one
-        results, logged = visit(*((PAGE, self.LAYOUT, *size) for size in sizes))
-        self.assertEqual(logged, [])
-        for size, models in zip(sizes, results):
-            for model, shown in enumerate(models):
-                with self.subTest(size=size, model=model):
-                    self.assertLessEqual(shown["overflow"], 0)
-                    self.assertGreater(shown["bar"], 125)
-                    self.assertTrue(shown["stays"])  # the result, in sight of what changes it
-                    self.assertTrue(shown["fold"] <= 657 or size != sizes[0])
+        sizes = [(1366, 657), (1024, 768), (844, 390), (390, 844), (720, 450)]  # the last: zoomed
+        shown, logged = visit(*((PAGE, self.LAYOUT, *size) for size in sizes))
+        fine = {"overflow": False, "stays": True, "wide": True, "fold": True, "zoomed": True}
+        self.assertEqual([*zip(sizes, shown), *logged], [(size, [fine] * 3) for size in sizes])
 
     def test_only_a_page_that_cannot_work_shows_the_alarm(self):
-        data = data_of(PAGE)
-        data["models"]["Digits"]["check"] = data["models"]["Blobs"]["check"]
-        half = PAGE[:len(PAGE) // 2]
-        alarm = """await wait(0);  // the page's own listener for `load` comes after this one
-            return [$("#trouble").offsetHeight, text("#trouble")];"""
-        frame = """const frame = document.createElement("iframe");
-            frame.sandbox = "allow-same-origin SCRIPTS";
-            document.body.append(frame);
-            frame.contentDocument.write(HALF);  // and no end, as if the download had broken off
-            const trouble = frame.contentDocument.getElementById("trouble");
+        data, half = data_of(PAGE), PAGE[:len(PAGE) // 2]
+        data["models"][1]["states"][0]["check"] = STATES[0][20]["check"]
+        # The page's own listener for `load` comes after the one that runs this script.
+        alarm = "await wait(0); return [shown('#trouble'), text('#trouble')];"
+        frame = """document.body.innerHTML = "<iframe sandbox='allow-same-origin SCRIPTS'>";
+            $("iframe").contentDocument.write(HALF);  // and no end: the download has broken off
+            const trouble = $("iframe").contentDocument.getElementById("trouble");
             const early = trouble.offsetHeight;
             await wait(10500);
-            return [trouble.offsetHeight, trouble.textContent, early];"""
-        frame = frame.replace("HALF", json.dumps(half).replace("<", "\\u003c"))
-        results, _ = visit(*((page, script, 800, 600) for page, script in (
-            (PAGE, alarm), (PAGE.replace('"std": 0.3081', '"std": 0.3082'), alarm),
-            (written(data), alarm), (half, alarm), (PAGE, frame.replace("SCRIPTS", "")),
-            (PAGE, frame.replace("SCRIPTS", "allow-scripts")))))
-        self.assertEqual([height > 10 for height, *_ in results], [False] + 5 * [True])
-        for result, words in zip(results[1:], ("is damaged", "self-check failed", "cut off",
-                                               "needs JavaScript", "cut off")):
-            self.assertIn(words, result[1])
-        self.assertEqual(results[-1][2], 0)  # hidden while the page is loading
+            return [trouble.offsetHeight > 0, trouble.textContent, early];""".replace(
+                "HALF", json.dumps(half).replace("<", "\\u003c"))
+        cases = {"self-check failed": (explorer.fill_in(data), alarm),
+                 "is damaged": (PAGE.replace('"std": 0.3081', '"std": 0.3082'), alarm),
+                 "cut off": (half, alarm), "needs JavaScript": (PAGE, frame.replace("SCRIPTS", "")),
+                 "was cut off": (PAGE, frame.replace("SCRIPTS", "allow-scripts"))}
+        (fine, *results), _ = visit((PAGE, alarm, 800, 600),
+                                    *((*case, 800, 600) for case in cases.values()))
+        for words, (is_shown, message, *_) in zip(cases, results):
+            self.assertTrue(is_shown and words in message, words)
+        self.assertEqual((fine[0], results[-1][2]), (False, 0))  # the last: while it is loading
