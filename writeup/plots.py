@@ -78,7 +78,7 @@ def plot_tree(tree, covariance, path):
     """Save a tree of measures.grow_tree() with three levels of questions: the mean image and the
     number of the images at each place, and the covariance (nodes, 784) of the node asked next; at
     the leaves the most common digit and its share."""
-    wide, size, icon, step = 980, 80, 46, 142
+    wide, size, icon, step = 1000, 80, 46, 142
     figure = new_figure(wide, 3 * step + size + 50)
     lines = axes_at(figure, 0, 0, wide, 3 * step + size + 50)
     lines.set(xlim=(0, wide), ylim=(3 * step + size + 50, 0))
@@ -130,8 +130,10 @@ def plot_norms(runs, path):
     effective.set(ylim=(1, None), ylabel="effective number")
     for axes in panels:
         axes.set(xlim=(0, None), xlabel="mean norm of the decoder's columns")
-    weak.legend(frameon=False, fontsize=7, handletextpad=0, loc="lower right",
-                bbox_to_anchor=(1.05, -0.04), labelspacing=0.1)
+    handles, labels = weak.get_legend_handles_labels()
+    for axes, some in zip(panels, (slice(0, 3), slice(3, None))):
+        axes.legend(handles[some], labels[some], frameon=False, fontsize=7.5, handletextpad=0,
+                    loc="lower right", bbox_to_anchor=(1.02, -0.02), labelspacing=0.2)
     utils.save(figure, path)
 
 
@@ -155,7 +157,7 @@ def plot_curve(rows, end, path):
     upper.text(end + 0.8, 0.655, f"my run ends\n(epoch {end})", color=GREY, va="top")
     upper.set(ylim=(0.475, 0.66), ylabel="test MSE", yticks=[0.5, 0.55, 0.6, 0.65],
               xticklabels=[])
-    upper.text(12, 0.58, "model", color=ORANGE)
+    upper.text(25, 0.527, "model", color=ORANGE)
     upper.text(24, 0.5, "lookup table of ten answers", color=BLUE, va="top")
     lower.set(ylim=(0, 1), yticks=[0, 0.5, 1], yticklabels=["0%", "50%", "100%"], xlabel="epoch",
               ylabel="saturated")
@@ -167,7 +169,7 @@ def plot_kinds(models, image, path):
     """Save the decoder weights of the three models of KINDS, two with ten nodes to the left, one
     with a hundred to the right, each node on its own scale; below each, the activations for one
     image and its reconstruction."""
-    figure = new_figure(990, 638)
+    figure = new_figure(990, 646)
     for model, head, (left, top), across, pitch in zip(
             models, KINDS.values(), [(0, 0), (0, 326), (500, 0)], [5, 5, 10], [86, 86, 49]):
         hidden, reconstruction = model(image)
