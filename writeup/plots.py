@@ -78,14 +78,14 @@ def plot_tree(tree, covariance, path):
     """Save a tree of measures.grow_tree() with three levels of questions: the mean image and the
     number of the images at each place, and the covariance (nodes, 784) of the node asked next; at
     the leaves the most common digit and its share."""
-    wide, size, icon, step = 1000, 80, 46, 142
+    wide, size, icon, step = 1000, 80, 46, 134
     figure = new_figure(wide, 3 * step + size + 50)
     lines = axes_at(figure, 0, 0, wide, 3 * step + size + 50)
     lines.set(xlim=(0, wide), ylim=(3 * step + size + 50, 0))
     lines.axis("off")
 
     def draw(tree, level, index):
-        slot, top = wide / 2 ** level, 2 + level * step
+        slot, top = (wide - 30) / 2 ** level, 2 + level * step
         middle, below = (index + 0.5) * slot, top + size + 5
         draw_image(figure, middle - size / 2, top, tree["mean"], size)
         if "asks" not in tree:
@@ -95,7 +95,7 @@ def plot_tree(tree, covariance, path):
                      ha="center")
             return
         draw_weights(figure, middle - icon / 2, below, covariance[tree["asks"]], icon)
-        write_at(figure, middle + size / 2 + 5, top + size / 2, f"node {tree['asks']}?",
+        write_at(figure, middle + size / 2 + 4, top + size / 2, f"node {tree['asks']}?",
                  fontweight="bold", va="center")
         for answer, side, colour in (("no", -1, BLUE), ("yes", 1, ORANGE)):
             bend, end, across = middle + side * (icon / 2 + 3), middle + side * slot / 4, below + 25
@@ -106,7 +106,7 @@ def plot_tree(tree, covariance, path):
             draw(tree[answer], level + 1, 2 * index + (side > 0))
 
     draw(tree, 0, 0)
-    write_at(figure, wide / 2 - size / 2 - 8, 20, f"mean of {tree['count']:,}\ntraining images",
+    write_at(figure, wide / 2 - size, 20, f"mean of {tree['count']:,}\ntraining images",
              ha="right")
     utils.save(figure, path)
 
@@ -143,8 +143,8 @@ def plot_curve(rows, end, path):
     activations. rows: for each seed, mine first, {epoch: {"mse", "table", "saturated"}} from epoch
     0, the untrained model, on; the band of all seeds is drawn pale. end: the default run's last
     epoch."""
-    figure = new_figure(660, 424)
-    upper, lower = axes_at(figure, 120, 10, 515, 220), axes_at(figure, 120, 256, 515, 84)
+    figure = new_figure(660, 390)
+    upper, lower = axes_at(figure, 120, 8, 515, 200), axes_at(figure, 120, 230, 515, 80)
     epochs = list(rows[0])
     for axes, key, colour, line in ((upper, "mse", ORANGE, "-"), (upper, "table", BLUE, "--"),
                                     (lower, "saturated", GREY, "-")):
