@@ -92,8 +92,8 @@ class Run(TestCase):
 
     def model(self):
         """The weights that the last run saved, as one tensor."""
-        weights = torch.load(self.figures / "trained" / "model.pt")
-        return torch.cat([weights[name].flatten() for name in sorted(weights)])
+        model = codelet7.load_model(self.figures / "trained" / "model.pt")
+        return torch.cat([weights.detach().flatten() for weights in model.parameters()])
 
     def test_constants_and_flags_are_equivalent(self):
         self.put(self.raw, self.files)

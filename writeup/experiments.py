@@ -124,7 +124,7 @@ def run(name, seed):
     epochs, of_model, of_training = RUNS[name]
     path, setup = KEPT / f"{name}-{seed}.pt", [epochs[seed], of_model | of_training]
     if path.exists():
-        kept = torch.load(path)
+        kept = torch.load(path, weights_only=True)
         if kept["setup"] == setup:
             return kept["losses"], kept["weights"]
     losses, weights = train(new_model(seed, **of_model), load(), seed, epochs[seed], **of_training)
