@@ -112,7 +112,7 @@ def load_data(dataset, root):
 
     dataset is "mnist", "standin", or "auto": MNIST if it is available, otherwise the stand-in
     digits, with a message on stderr. Returns digits.Digits. Raises digits.DataError and OSError as
-    digits.read_mnist() does, but digits.NoMNIST only for "mnist".
+    digits.read_mnist() does; digits.NoMNIST only if dataset is "mnist".
     """
     if dataset != "standin":
         try:
@@ -175,7 +175,7 @@ def train(model, train_dataloader, epochs, lr, seed, *, weight_decay=WEIGHT_DECA
           after_epoch=print_loss):
     """Train with Adam. Returns one (loss, mse) per epoch.
 
-    seed fixes the order of the batches, whatever random numbers were drawn before, as in
+    seed fixes the order of the batches, even if other random numbers were drawn before, as by
     show_batch(). after_epoch(epoch, epochs, loss) is called after each epoch, for experiments that
     look at the model in between; random numbers that it draws would change the batches that follow.
     Raises FloatingPointError if the loss is not finite.
@@ -354,13 +354,14 @@ def number_type(convert, is_valid, description):
 def parse_args(argv):
     """Parse a list of flags; the constants above are the defaults."""
     whole = number_type(int, lambda n: 1 <= n < 2**63, "a whole number from 1")  # torch's limit
+    seed = number_type(int, lambda n: 0 <= n < 2**63, "a whole number from 0")
     not_negative = number_type(float, lambda x: 0 <= x < math.inf, "0 or a positive number")
     share = number_type(float, lambda x: 0 < x < 1, "a number between 0 and 1")
     folder = lambda text: Path(os.path.expanduser(text))
     parser = argparse.ArgumentParser("codelet7.py", allow_abbrev=False,
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 
-    def add(flag, kind, default, help, **options):  # argparse checks a default if it is a text
+    def add(flag, kind, default, help, **options):  # argparse converts a default if it is a str
         parser.add_argument(flag, type=kind, default=str(default), help=help, **options)
 
     add("--epochs", whole, EPOCHS, "training epochs")
@@ -370,7 +371,7 @@ def parse_args(argv):
     add("--rho", share, RHO, "target for each hidden node's mean activation")
     add("--sparsity-weight", not_negative, SPARSITY_WEIGHT, "weight of the sparsity penalty")
     add("--weight-decay", not_negative, WEIGHT_DECAY, "Adam's weight decay")
-    add("--seed", int, SEED, "seed for initial weights and batch order")
+    add("--seed", seed, SEED, "seed for initial weights and batch order")
     add("--dataset", str, "auto", "auto: MNIST if available, else stand-in digits from fonts",
         choices=["auto", "mnist", "standin"])
     add("--data-dir", folder, digits.default_root(),
@@ -387,12 +388,11 @@ def main(argv=None):
     Raises SystemExit: with code 2 for a bad flag, after argparse's message on stderr; otherwise
     with a one-line message, which Python prints there before it exits with code 1.
     """
-    args = parse_args(argv or [])
     threads = torch.get_num_threads()
     if not os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(1)
     try:
-        run(args)
+        run(parse_args(argv or []))
     except (digits.DataError, FloatingPointError, OSError) as error:
         sys.exit(f"codelet7.py: error: {error}")
     finally:

@@ -146,8 +146,8 @@ def draw_standin(train=60_000, test=10_000):
     drawn = torch.randint(len(glyphs), (count,), generator=generator)
     labels = drawn // (len(glyphs) // 10)
     # F.affine_grid expects the map from output to glyph coordinates, in units of half an image:
-    # here a random matrix near the identity, half as large as the glyph was drawn, with MNIST's
-    # centre of mass, half a pixel right of and below the middle.
+    # here a random matrix near the identity, times the number of glyph pixels (2 by 2) that become
+    # one pixel, and MNIST's centre of mass, half a pixel right of and below the middle.
     noise = torch.rand(count, 2, 2, generator=generator, dtype=torch.float32) - 0.5
     linear = (torch.eye(2).float() + 0.32 * noise) * (28 / GLYPH * 2)
     theta = torch.cat([linear, linear.sum(2, keepdim=True) * (-0.5 / 14)], 2)

@@ -165,7 +165,7 @@ class Errors(TestCase):
         number = ["x", "", "nan", "inf", "-1"]
         whole = ["x", "1.5", "-1", "0", str(10**30)]
         for flag, values in {"--epochs": whole, "--batch-size": whole, "--hidden-dims": whole,
-                             "--seed": ["x", "1.5"], "--lr": number, "--rho": [*number, "0", "1"],
+                             "--seed": ["x", "1.5", "-1", str(10**30)], "--lr": number, "--rho": [*number, "0", "1"],
                              "--sparsity-weight": number, "--weight-decay": number,
                              "--ep": ["3"]}.items():
             for value in values:
@@ -176,7 +176,7 @@ class Errors(TestCase):
     def test_invalid_constants(self):
         for name, values in {"EPOCHS": [0, 2.5], "BATCH_SIZE": [0], "HIDDEN_DIMS": [0, 10.0],
                              "LEARNING_RATE": [-1, "a"], "SPARSITY_WEIGHT": [-1],
-                             "WEIGHT_DECAY": [-1], "SEED": [0.5], "RHO": [0, 1, 5]}.items():
+                             "WEIGHT_DECAY": [-1], "SEED": [-1], "RHO": [0, 1, 5]}.items():
             for value in values:
                 with self.subTest(name=name, value=value), mock.patch("tests.SETTINGS", {}), \
                         mock.patch.object(codelet7, name, value):

@@ -31,7 +31,7 @@ from writeup import macros, measures, plots
 from writeup.measures import over_seeds
 
 KEPT = macros.HERE / "runs"
-LONG = 100  # epochs of the runs for the curve of Appendix A
+LONG = 100  # epochs of the runs for the curve of Appendix C
 LOOKS = [*range(1, EPOCHS + 1), *range(EPOCHS + 5, LONG + 1, 5)]  # the epochs that it shows
 SEEDS, ALL_SEEDS = range(SEED, SEED + 3), range(SEED, SEED + 8)
 
@@ -183,15 +183,19 @@ def row_at_same_mse(name, other):
 def measure_sparsity():
     """Page 2: what the penalty does alone, and with a limit to the decoder's norm."""
     runs = {name: rows_of(name) for name in (
-        "no-penalty", "decay", "strong", "strong-decay", "strong-fast", "strong-decay-fast",
-        "strong-encoder-decay-fast", "strong-decoder-decay-fast", "hundred", "hundred-decay")}
+        "no-penalty", "decay", "fast", "strong", "strong-decay", "strong-fast",
+        "strong-decay-fast", "strong-encoder-decay-fast", "strong-decoder-decay-fast", "limit-10",
+        "hundred", "hundred-decay")}
     return {
         "runs": runs | {"default": rows_of("default")},
         "longer": {name: model_row(model_at(name, epoch=60)) for name in (
             "strong", "strong-decay", "strong-fast", "strong-decay-fast")},
+        "low-limit": model_row(model_at("limit-5")),
         "spread": max(100 * (rows["max"]["weak"] - rows["min"]["weak"]) for rows in runs.values()),
-        "early": rows_of("strong-fast", epoch=1),
+        "early": {name: model_row(model_at(name, epoch=1)) for name in ("fast", "strong-fast")},
+        "ten-images": measures.test_mse(measures.nearest_of(10, load()), load()),
         "same-mse": {"ten": row_at_same_mse("strong", "strong-decay"),
+                     "ten-fast": row_at_same_mse("strong-fast", "strong-decay-fast"),
                      "hundred": row_at_same_mse("hundred", "hundred-decay")},
         "penalty": penalty_numbers()}
 
@@ -248,7 +252,7 @@ def fitted_decoder(seed):
 
 
 def measure_answers(curves, components, scores):
-    """Appendix A: the activations as ten yes/no answers. curves: answer_row() by epoch, one dict a
+    """Appendix C: the activations as ten yes/no answers. curves: answer_row() by epoch, one dict a
     seed; components: the mean image and the principal components; scores: theirs of the training
     and of the test images."""
     data, untrained = load(), []
@@ -256,8 +260,6 @@ def measure_answers(curves, components, scores):
         encoder = new_model(seed).encoder
         train, test = encoder(data.images.flatten(1)), encoder(data.test_images.flatten(1))
         untrained.append(measures.table_row(train > 0, test > 0, data))
-    hidden = model_at("default").encode(data.images)
-    related = measures.correlation(hidden > ON, hidden > ON).abs().fill_diagonal_(0)
     train, test = scores
     return {
         "epochs": over_seeds([{str(epoch): rows[epoch] for epoch in (0, 5, EPOCHS, LONG)}
@@ -268,8 +270,7 @@ def measure_answers(curves, components, scores):
         "untrained": over_seeds(untrained),
         "pca": measures.table_row(train > 0, test > 0, data),
         "closed": over_seeds([fitted_decoder(seed) for seed in SEEDS]),
-        "patterns": len(torch.unique(hidden > ON, dim=0)),
-        "correlation": related.sum().item() / (HIDDEN_DIMS * (HIDDEN_DIMS - 1)),
+        "patterns": len(torch.unique(model_at("default").encode(data.images) > ON, dim=0)),
         "reference": measures.reference_numbers(components, test, data)}
 
 
@@ -288,7 +289,7 @@ TESTS = {  # name: node, digit, colour painted, and its rectangle's upper left c
 
 
 def measure_nodes(shares):
-    """Page 1 and Appendix B: what the default run's nodes respond to. shares: for how many of each
+    """Page 1 and Appendix A: what the default run's nodes respond to. shares: for how many of each
     digit's images each node fires."""
     data, mine, untrained = load(), model_at("default"), new_model(SEED)
     return {
@@ -298,21 +299,18 @@ def measure_nodes(shares):
         "spots": over_seeds([measures.summarize_spots(measures.spot_effects(
             model.encoder, model.decoder.weight.t(), data.test_images))
             for model in (model_at("default", seed) for seed in SEEDS)]),
-        "top": {str(node): dict(zip("0123456789", counts)) for node, counts in enumerate(
-            measures.count_top_digits(mine.encoder, data.images, data.labels).tolist())},
+        "top-9-7": int(measures.count_top_digits(mine.encoder, data.images, data.labels)[9, 7]),
         "top-untrained": int(measures.count_top_digits(untrained.encoder, data.images,
                                                        data.labels).max()),
-        "fires-for": {str(node): dict(zip("0123456789", row)) for node, row in enumerate(
-            shares.tolist())},
         "least-digits": int((shares > 0.5).sum(1).min()),
         "start-correlation": {part: measures.correlation(*(
             getattr(model, part).weight.view(-1, 1) for model in (mine, untrained))).item()
             for part in ("encoder", "decoder")}}
 
 
-def measure_seeds(scores):
-    """Appendix C: whether models have the same nodes, and the same subspace. Controls: random
-    rotations. scores: the training images' scores on the principal components."""
+def measure_seeds():
+    """Appendix B: whether models have the same nodes, and the same subspace. Control: random
+    rotations."""
     data = load()
     hidden = [model_at("default", seed).encode(data.images) for seed in ALL_SEEDS]
     reordered = [model_at("other-order", seed).encode(data.images) for seed in SEEDS]
@@ -325,7 +323,6 @@ def measure_seeds(scores):
 
     pairs = {"seeds": [*itertools.combinations(hidden, 2)], "order": [*zip(hidden, reordered)],
              "rotated": [(a, rotate(b)) for a, b in itertools.combinations(hidden, 2)],
-             "pca": [(some, rotate(scores)) for some in hidden],
              "untrained": [*itertools.combinations(random, 2)]}
     return {name: {"nodes": statistics.mean(measures.node_match(a, b) for a, b in some),
                    "subspace": statistics.mean(measures.subspace_overlap(a, b) for a, b in some),
@@ -348,7 +345,7 @@ def measure_and_draw():
     draw(mine, hidden, curves, shares)
     return {"losses": measure_losses(), "sparsity": measure_sparsity(),
             "answers": measure_answers(curves, (mean, axes), scores),
-            "nodes": measure_nodes(shares), "seeds": measure_seeds(scores[0]),
+            "nodes": measure_nodes(shares), "seeds": measure_seeds(),
             "linear-output": rows_of("linear-output")}
 
 

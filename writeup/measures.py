@@ -65,13 +65,12 @@ def saturated(hidden):
 def describe_activations(hidden):
     """How sparse activations (n, nodes) are.
 
-    l0: nodes on per image; none and alone: shares of images with no node on, and with one; weak:
-    share of the total activation that is weak; effective: effective number of active nodes.
+    l0: nodes on per image; none: share of images with no node on; weak: share of the total
+    activation that is weak; effective: effective number of active nodes.
     """
     count = (hidden > ON).sum(1)
     return {"mean": hidden.mean().item(), "l0": count.double().mean().item(),
             "none": (count == 0).double().mean().item(),
-            "alone": (count == 1).double().mean().item(),
             "weak": weak_share(hidden), "effective": effective_nodes(hidden)}
 
 
@@ -93,35 +92,26 @@ def pattern_numbers(on):
     return (on.long() << torch.arange(on.shape[1])).sum(1)
 
 
-def look_up(on, images, labels, test_on, shrink=5):
-    """Decode and classify test images from their answers alone.
+def look_up(on, images, test_on, shrink=5):
+    """Decode test images from their answers alone: reconstructions (n, 784).
 
     The table holds for each pattern the mean of the training images with that pattern and `shrink`
-    copies of the mean image, within tanh's range, and their most common digit.
-    Returns the test images' entries: reconstructions (n, 784) and digits (n,).
+    copies of the mean image, within tanh's range.
     """
     pixels, pattern, size = images.flatten(1), pattern_numbers(on), 2 ** on.shape[1]
     sums = torch.zeros(size, pixels.shape[1]).index_add_(0, pattern, pixels)
     counts = pattern.bincount(minlength=size).unsqueeze(1)
     table = ((sums + shrink * pixels.mean(0)) / (counts + shrink)).clamp(-1, 1)
-    votes = (pattern * 10 + labels).bincount(minlength=size * 10).view(size, 10)
-    asked = pattern_numbers(test_on)
-    return table[asked], votes.argmax(1)[asked]
+    return table[pattern_numbers(test_on)]
 
 
 def test_mse(reconstruction, data):
     return F.mse_loss(reconstruction, data.test_images.flatten(1)).item()
 
 
-def test_accuracy(digits, data):
-    return (digits == data.test_labels).double().mean().item()
-
-
 def table_row(on, test_on, data):
-    """What answers carry: their entropy, and the lookup table's test MSE and accuracy."""
-    reconstruction, digits = look_up(on, data.images, data.labels, test_on)
-    return {"bits": entropy_bits(on), "table": test_mse(reconstruction, data),
-            "majority": test_accuracy(digits, data)}
+    """What answers carry: their entropy, and the lookup table's test MSE."""
+    return {"bits": entropy_bits(on), "table": test_mse(look_up(on, data.images, test_on), data)}
 
 
 def grow_tree(on, images, labels, depth):
@@ -259,29 +249,32 @@ def spot_effects(encoder, features, images):
 
 def summarize_spots(effects):
     """How many of the predictions of spot_effects() hold on a node's own spots, and on average on
-    another node's; for each kind of prediction, the mean effect, in points, of both."""
+    another node's."""
     nodes, signs = len(effects), torch.tensor([1.0, -1.0, -1.0, 1.0])
-    own, others = torch.eye(nodes).bool(), ~torch.eye(nodes).bool()
-    held = (effects * signs > 0).double()
-    row = {"held": int(held[own].sum()), "others-held": held[others].sum().item() / (nodes - 1)}
-    for index, kind in enumerate(("ink-highest", "erased-highest", "ink-lowest", "erased-lowest")):
-        points = 100 * effects[..., index]
-        row[kind] = {"held": int(held[own][:, index].sum()), "points": points[own].mean().item(),
-                     "least": (points[own] * signs[index]).min().item(),
-                     "others-points": points[others].mean().item()}
-    return row
+    held, own = (effects * signs > 0).double(), torch.eye(nodes).bool()
+    return {"held": int(held[own].sum()), "others-held": held[~own].sum().item() / (nodes - 1)}
 
 
 # --- Reference values ---
 
+def nearest_of(count, data, steps=30):
+    """The test images, each replaced by the nearest of `count` images within tanh's range: (n, 784).
+    k-means finds these (Lloyd's algorithm), from the first training images on."""
+    pixels, test = data.images.flatten(1), data.test_images.flatten(1)
+    means = pixels[:count].clone()
+    for _ in range(steps):
+        nearest = torch.cdist(pixels, means).argmin(1)
+        means = torch.stack([pixels[nearest == index].mean(0) for index in range(count)])
+    means = means.clamp(-1, 1)
+    return means[torch.cdist(test, means).argmin(1)]
+
+
 def reference_numbers(components, test_scores, data):
     """The test MSE of other reconstructions: the best within tanh's range, the mean image, and
     principal components; the variance that the first of them explains."""
-    mean, axes = components
-    pixels, test = data.images.flatten(1), data.test_images.flatten(1)
+    (mean, axes), test = components, data.test_images.flatten(1)
     linear = (mean + test_scores @ axes.t()).float()
     return {"tanh": test_mse(test.clamp(-1, 1), data),
             "tanh-explained": variance_explained(test, test.clamp(-1, 1)),
-            "bright-pixels": (pixels > 1).double().mean().item(),
             "mean-image": test_mse(mean.float().clamp(-1, 1).expand_as(test), data),
-            "pca": test_mse(linear.clamp(-1, 1), data), "pca-unclamped": test_mse(linear, data)}
+            "pca": test_mse(linear.clamp(-1, 1), data)}

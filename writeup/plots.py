@@ -13,16 +13,17 @@ from utils import BLUE, DPI, GREY, ORANGE, to_grey
 
 WIDE = 1380
 SIDE = 28  # pixels of an image
+GREEN = "#009e73"  # Okabe-Ito, as utils' colours
 NORM_RUNS = {  # the runs of norms.png: label, colour, marker, whether it is filled
-    "strong-fast": ("no limit, $10^{-3}$", ORANGE, "o", True),
-    "strong": ("no limit, $10^{-4}$", ORANGE, "o", False),
-    "strong-encoder-decay-fast": ("encoder decays, $10^{-3}$", ORANGE, "x", True),
-    "strong-decay-fast": ("both decay, $10^{-3}$", BLUE, "o", True),
-    "strong-decay": ("both decay, $10^{-4}$", BLUE, "o", False),
-    "strong-decoder-decay-fast": ("decoder decays, $10^{-3}$", BLUE, "x", True),
-    "limit-5": ("norm at most 5, 10, 20, 40, $10^{-3}$", "black", "s", False),
+    "strong-fast": ("no limit, 1e-3", ORANGE, "o", True),
+    "strong": ("no limit, 1e-4", ORANGE, "o", False),
+    "limit-5": ("norm at most 5, 10, 20, 40, 1e-3", "black", "s", False),
     "limit-10": (None, "black", "s", False), "limit-20": (None, "black", "s", False),
-    "limit-40": (None, "black", "s", False)}
+    "limit-40": (None, "black", "s", False),
+    "strong-decay-fast": ("weight decay, 1e-3", BLUE, "o", True),
+    "strong-decay": ("weight decay, 1e-4", BLUE, "o", False),
+    "strong-encoder-decay-fast": ("decay of the encoder, 1e-3", GREEN, "x", True),
+    "strong-decoder-decay-fast": ("decay of the decoder, 1e-3", GREEN, "+", True)}
 KINDS = {  # the runs of kinds.png, and their heads there
     "default": "my run: blobs", "strong-decay": "stronger penalty, decay: digits",
     "hundred-decay": "100 nodes, penalty, decay: strokes"}
@@ -116,24 +117,21 @@ def plot_norms(runs, path):
     """Save, against the mean norm of the decoder's columns, the weak share and the effective number
     of active nodes. runs: for each of NORM_RUNS, for each seed, rows (norm, weak share, effective
     number of active nodes), one for each epoch."""
-    figure = new_figure(WIDE, 400)
-    panels = axes_at(figure, 130, 8, 560, 310), axes_at(figure, 790, 8, 560, 310)
+    figure = new_figure(WIDE, 430)
+    panels = axes_at(figure, 130, 8, 560, 290), axes_at(figure, 790, 8, 560, 290)
     for name, (label, colour, marker, filled) in NORM_RUNS.items():
         for seed_label, rows in zip([label] + [None] * 9, runs[name]):
             norms, *columns = zip(*rows)
             for axes, values in zip(panels, columns):
                 axes.plot(norms, values, marker, color=colour, markersize=3, markeredgewidth=0.7,
                           markerfacecolor=colour if filled else "none", label=seed_label)
-    weak, effective = panels
-    weak.set(ylim=(0, 1), ylabel="weak share", yticks=[0, 0.25, 0.5, 0.75, 1],
-             yticklabels=["0%", "25%", "50%", "75%", "100%"])
-    effective.set(ylim=(1, None), ylabel="effective number")
+    panels[0].set(ylim=(0, 1), ylabel="weak share", yticks=[0, 0.25, 0.5, 0.75, 1],
+                  yticklabels=["0%", "25%", "50%", "75%", "100%"])
+    panels[1].set(ylim=(1, None), ylabel="effective number")
     for axes in panels:
         axes.set(xlim=(0, None), xlabel="mean norm of the decoder's columns")
-    handles, labels = weak.get_legend_handles_labels()
-    for axes, some in zip(panels, (slice(0, 3), slice(3, None))):
-        axes.legend(handles[some], labels[some], frameon=False, fontsize=7.5, handletextpad=0,
-                    loc="lower right", bbox_to_anchor=(1.02, -0.02), labelspacing=0.2)
+    figure.legend(*panels[0].get_legend_handles_labels(), frameon=False, fontsize=7.5, ncols=4,
+                  loc="lower center", handletextpad=0, columnspacing=1, labelspacing=0.2)
     utils.save(figure, path)
 
 
