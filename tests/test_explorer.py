@@ -175,7 +175,7 @@ const look = () => ({
   selected: $$(".node.selected .name, .tile.selected").map(node => node.title || node.textContent),
   fit: $("#fit").checked, before: $("figure.pinned").hidden ? null : dots("#without"),
   place: $("#curve .place").getAttribute("x1"),
-  boxes: ["#training", "#answers", "#lookup", "#no-table", "#top", "#no-top"].filter(shown),
+  boxes: ["#training", "#lookup", "#no-table", "#top", "#no-top"].filter(shown),
   sample: $$("#samples button").findIndex(button => button.ariaChecked === "true"),
   input: dots("#input"), reconstruction: dots("#reconstruction"), weights: dots("#weights", 2)});
 addEventListener("load", async () =>
@@ -355,8 +355,8 @@ class InABrowser(unittest.TestCase):
                              f"mean of {count:,} images with the same answers")
 
     def test_boxes_show_what_the_page_has_for_a_state(self):
-        for step, boxes in (("pinned", "training answers lookup top"), ("second", "top"),
-                            ("firstEpoch", "training answers no-table no-top"), ("third", "")):
+        for step, boxes in (("pinned", "training lookup top"), ("second", "top"),
+                            ("firstEpoch", "training no-table no-top"), ("third", "")):
             self.assertEqual(self.steps[step]["boxes"], [f"#{box}" for box in boxes.split()], step)
         self.assertAlmostEqual(float(self.steps["firstEpoch"]["place"][:-1]), 100 / 7)
 
