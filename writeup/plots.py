@@ -117,8 +117,8 @@ def plot_norms(runs, path):
     """Save, against the mean norm of the decoder's columns, the weak share and the effective number
     of active nodes. runs: for each of NORM_RUNS, for each seed, rows (norm, weak share, effective
     number of active nodes), one for each epoch."""
-    figure = new_figure(WIDE, 430)
-    panels = axes_at(figure, 130, 8, 560, 290), axes_at(figure, 790, 8, 560, 290)
+    figure = new_figure(WIDE, 414)
+    panels = axes_at(figure, 130, 8, 560, 262), axes_at(figure, 790, 8, 560, 262)
     for name, (label, colour, marker, filled) in NORM_RUNS.items():
         for seed_label, rows in zip([label] + [None] * 9, runs[name]):
             norms, *columns = zip(*rows)
