@@ -67,7 +67,6 @@ def open_photo(path):
     with open(path, "rb") as file:
         try:
             photo = Image.open(file)
-            photo.load()
             with contextlib.suppress(Exception):  # odd EXIF, which Pillow reads and writes again
                 ImageOps.exif_transpose(photo, in_place=True)
             if photo.mode[0] in "IF":  # 16 bits or more: convert() would clip the values at 255

@@ -22,7 +22,7 @@ from tests import TestCase
 
 PENCIL = (120, 120, 120)
 MARGIN = [(slice(None), slice(240, 244), (220, 60, 70))]
-SPECKS = [(slice(y, y + 9), slice(x, x + 9), INK) for y in (110, 500) for x in (90, 400, 700)]
+SPECKS = [(slice(y, y + 12), slice(x, x + 12), INK) for y in (110, 500) for x in (90, 400, 700)]
 SECOND = [(slice(200, 360), slice(570, 600), INK)]  # a 1 beside the 5, and lower
 SHADOW = np.where(X + 0.5 * Y < 0.7, 1, 0.45)
 
@@ -207,7 +207,7 @@ class OwnDigit(TestCase):
 
     def test_missing_model_is_said(self):
         problem = "^own_digit.py: error: figures.trained.model.pt does not exist: run codelet7.py"
-        self.assertRegex(self.run_command("scan.png")[0], problem)
+        self.assertRegex(self.run_command("scan.png")[0], f"{problem} to train a model$")
         self.save_model("--dataset=standin")
         standin = os.path.join("figures", "standin", "trained", "model.pt")
         self.assertRegex(self.run_command("scan.png")[0],
