@@ -19,13 +19,14 @@ framed, unevenly lit or smaller than the photo. The photo is read in five steps:
 """
 
 import argparse
+import contextlib
 import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageChops, ImageFilter, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 
 import codelet7
 import utils
@@ -38,10 +39,6 @@ FAINT = 0.2     # fainter ink, a difference of logarithms, may be noise; pencil 
 SPECK = 0.03 * FIRST   # pixels in the first look: what is less tall is no digit
 RIVAL = 0.7     # of the digit's height: what is taller is another digit, not a piece of this one
 THIN, BOLD = 2.0, 3.0  # pixels of the 28 x 28 image: strokes get a width between these, as in MNIST
-
-T = Image.Transpose
-UPRIGHT = {2: T.FLIP_LEFT_RIGHT, 3: T.ROTATE_180, 4: T.FLIP_TOP_BOTTOM, 5: T.TRANSPOSE,
-           6: T.ROTATE_270, 7: T.TRANSVERSE, 8: T.ROTATE_90}  # for each orientation in EXIF
 
 
 # --- From a photo to MNIST's form ---
@@ -67,27 +64,24 @@ def read_digit(path):
 
 def open_photo(path):
     """Any image that PIL reads (of an animation, the first frame) -> PIL RGB image, upright."""
-    try:
-        with Image.open(path) as file:
-            # ImageOps.exif_transpose() would also rewrite the EXIF, and fail if any of it is odd.
-            turn = UPRIGHT.get(file.getexif().get(ExifTags.Base.Orientation))
-            photo = file if turn is None else file.transpose(turn)
+    with open(path, "rb") as file:
+        try:
+            photo = Image.open(file)
+            with contextlib.suppress(Exception):  # odd EXIF, which Pillow reads and writes again
+                ImageOps.exif_transpose(photo, in_place=True)
             if photo.mode[0] in "IF":  # 16 bits or more: convert() would clip the values at 255
                 pixels = np.array(photo, np.float32)
                 photo = Image.fromarray((pixels * (255 / max(1, pixels.max()))).astype(np.uint8))
             photo = photo.convert("RGBA")
-    except Image.DecompressionBombError:
-        raise DataError(f"{path} has too many pixels: save a smaller copy") from None
-    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError) as error:  # PIL's decoders
-        if getattr(error, "errno", None):
-            raise  # no such file, or no permission to read it
-        raise DataError(f"{path} is damaged or in a format that PIL cannot read, such as HEIC: "
-                        "save it as JPEG or PNG") from None
+        except (OSError, SyntaxError, ValueError, EOFError, RuntimeError,  # PIL's decoders
+                Image.DecompressionBombError):
+            raise DataError(f"{path} is damaged, has too many pixels or a format that PIL cannot "
+                            "read, such as HEIC: save a smaller copy as JPEG or PNG") from None
     photo.thumbnail((LARGEST, LARGEST))
-    drawn = np.array(photo.convert("L"))[np.array(photo.getchannel("A")) > 127]
-    light = drawn.size and np.quantile(drawn, 0.01) > 127  # light strokes on transparency
-    behind = Image.new("RGBA", photo.size, "black" if light else "white")
-    return Image.alpha_composite(behind, photo).convert("RGB")
+    drawn = np.array(photo.getchannel("A")) > 127
+    dark = np.array(photo.convert("L"))[drawn] < 128
+    behind = "black" if dark.sum() < drawn.sum() / 100 else "white"  # light strokes: black
+    return Image.alpha_composite(Image.new("RGBA", photo.size, behind), photo).convert("RGB")
 
 
 def find_channel(photo):
@@ -114,7 +108,7 @@ def find_sign(brightness):
     belongs to something that reaches the border, it may be the background of a bold digit that
     fills the photo: then the ink is what differs from the border.
     """
-    middle, mask = (brightness.min() + brightness.max()) / 2, None
+    middle = (brightness.min() + brightness.max()) / 2
     signs = [1 if np.median(part) > middle else -1 for part in (brightness, border(brightness))]
     for sign in dict.fromkeys(signs):
         ink = ink_on_background(sign * brightness, FIRST // 5)
@@ -128,8 +122,8 @@ def find_sign(brightness):
 
 def log_brightness(photo):
     """PIL RGB image -> float (3, h, w), the logarithm of its brightness."""
-    pixels = np.array(photo, np.float32).clip(20) + 25  # else noise in the black would count
-    return np.log(pixels).transpose(2, 0, 1)
+    # Without the limits, noise in the black would count.
+    return np.log(np.array(photo, np.float32).clip(20) + 25).transpose(2, 0, 1)
 
 
 def ink_on_background(brightness, radius):
@@ -145,15 +139,10 @@ def linear(ink, sign):
 
 def maximum(image, radius):
     """The maximum over the square of 2 radius + 1 pixels around each pixel of an image (h, w)."""
-    for _ in range(2):  # along the columns, then along the rows
-        reach = 0
-        while reach < radius:  # the maximum of adjacent windows is that of a window as long as all
-            step = min(2 * reach + 1, radius - reach)
-            padded = np.pad(image, [(step, step), (0, 0)], "edge")
-            image = np.maximum(image, np.maximum(padded[:-2 * step], padded[2 * step:]))
-            reach += step
-        image = image.T
-    return image
+    pixels = torch.from_numpy(image).float()
+    for _ in range(2):  # along the rows, then along the columns
+        pixels = torch.max_pool1d(pixels, 2 * radius + 1, 1, radius).T
+    return pixels.numpy().astype(image.dtype)
 
 
 class Part:
@@ -171,12 +160,11 @@ class Part:
         return inside.all() and other.tall > self.tall / 5
 
     def is_strip(self):
-        """The edge of a desk lies along one side of the photo, and a ruled line crosses it."""
-        height, width = self.mask.shape
-        narrow = self.wide < width / 2 or self.tall < height / 2
-        across = self.wide > 0.95 * width or self.tall > 0.95 * height
+        """A narrow part that crosses the photo, as a ruled line does, or lies along its border, as
+        the edge of a desk does."""
+        share = np.divide((self.wide, self.tall), self.mask.shape[::-1])
         along = self.contact > 0.9 * max(self.wide, self.tall)
-        return narrow and (across or along)
+        return share.min() < 0.5 and (share.max() > 0.95 or along)
 
     def is_ruled(self):
         """Ruled lines, connected by something, are thinner than a digit."""
@@ -252,21 +240,19 @@ def complete(mask, ink):
 
 def look_closer(photo, channel, sign, digit):
     """Read a digit, a Part, again from the photo's own pixels, at the same size for every photo.
-    Returns its box in the photo, or None if nothing is left of it, and its mask, a PIL image of 0
-    or 255."""
+    Returns its box in the photo, or None if nothing is left of it, and its mask."""
     whole = np.array(digit.mask.shape[::-1] * 2)
     longer = max(digit.wide, digit.tall)
     box = np.clip(digit.box + longer / 5 * np.array([-1, -1, 1, 1]), 0, whole)  # with a margin
     size = [round(side * CLOSER / longer) for side in box[2:] - box[:2]]
-    allowed = Image.fromarray(maximum(digit.mask, 2).astype(np.uint8) * 255)
+    allowed = Image.fromarray(maximum(digit.mask, 2)).convert("L")
     allowed = np.array(allowed.resize(size, Image.Resampling.BILINEAR, tuple(box))) > 64
     box *= np.array(photo.size * 2) / whole
     brightness = log_brightness(photo.resize(size, box=tuple(box), reducing_gap=3))[channel]
     # The ink is linear, so that the outline of a stroke has half of it.
     ink = linear(ink_on_background(sign * brightness, max(size) * 3 // 10), sign)
     mask = allowed & (ink > np.quantile(ink[allowed], 0.85) / 2)
-    mask = Image.fromarray(mask.astype(np.uint8) * 255)
-    inner = mask.getbbox()
+    inner = Image.fromarray(mask).getbbox()
     if inner:
         inner = np.tile(box[:2], 2) + inner * np.tile((box[2:] - box[:2]) / size, 2)
     return inner, mask
@@ -274,28 +260,24 @@ def look_closer(photo, channel, sign, digit):
 
 def adjust_strokes(mask):
     """Give the strokes of a mask a width of THIN to BOLD pixels of the 28 x 28 image."""
-    mask = ImageOps.expand(mask, CLOSER // 8)
-    smooth = mask.filter(ImageFilter.MedianFilter(5))  # without what is left of ruled lines
-    outline = ImageChops.difference(smooth, smooth.filter(ImageFilter.MinFilter(3)))
-    width = 2 * np.count_nonzero(smooth) / max(1, np.count_nonzero(outline))  # it has two sides
+    mask = np.pad(mask, CLOSER // 8)
+    smooth = Image.fromarray(mask).convert("L").filter(ImageFilter.MedianFilter(5))
+    smooth = np.array(smooth) > 0  # without what is left of ruled lines
+    outline = smooth & maximum(~smooth, 1)
+    width = 2 * smooth.sum() / max(1, outline.sum())  # the outline has two sides
     change = np.clip(width, THIN * CLOSER / 20, BOLD * CLOSER / 20) - width
-    size = 2 * round(abs(change) / 2) + 1
-    grow = ImageFilter.MaxFilter if change > 0 else ImageFilter.MinFilter
-    if size == 1:
-        return mask  # Pillow 12.3 would divide by 0
-    adjusted = np.array(mask.filter(grow(size)))
-    for part in connected_parts(np.array(mask) == 0, adjusted):
-        if not part.contact and part.tall > CLOSER / 20 and adjusted[part.mask].mean() > 240:
-            adjusted[part.mask] = 0  # it was a small loop
-    return Image.fromarray(adjusted)
+    radius = round(abs(change) / 2)
+    adjusted = maximum(mask, radius) if change > 0 else ~maximum(~mask, radius)
+    for part in connected_parts(~mask, adjusted):
+        if not part.contact and part.tall > CLOSER / 20 and part.ink.mean() > 0.94:
+            adjusted[part.mask] = False  # it was a small loop
+    return adjusted
 
 
 def to_mnist(mask):
-    """The mask of a digit, a PIL image -> uint8 (1, 28, 28) in MNIST's form."""
-    mask = adjust_strokes(mask)
-    digit = mask.crop(mask.getbbox())
-    scale = 20 / max(digit.size)
-    digit = digit.resize([max(1, round(scale * side)) for side in digit.size])
+    """The mask of a digit -> uint8 (1, 28, 28) in MNIST's form."""
+    mask = Image.fromarray(adjust_strokes(mask)).convert("L")
+    digit = ImageOps.contain(mask.crop(mask.getbbox()), (20, 20))
     row, column = centre_of_mass(np.array(digit, np.float32))
     left = min(max(round(14.5 - column), 0), 28 - digit.width)
     top = min(max(round(14.5 - row), 0), 28 - digit.height)
@@ -312,16 +294,14 @@ def save_figure(photo, box, x, reconstruction, path, title):
     (1, 784), side by side, at `path`."""
     figure = utils.Figure(figsize=(9, 3.6), layout="constrained")
     figure.suptitle("\n".join(utils.wrap(title, 140)), fontsize=9, parse_math=False)
-    panels = figure.subplots(1, 3)
-    panels[0].imshow(photo, interpolation="antialiased")
-    panels[0].plot(np.take(box, [0, 2, 2, 0, 0]), np.take(box, [1, 1, 3, 3, 1]), utils.ORANGE)
-    for axes, pixels in zip(panels[1:], (x, reconstruction)):
-        axes.imshow(utils.to_grey(pixels).view(28, 28).numpy(), cmap="gray", vmin=0, vmax=255)
-    for axes, name in zip(panels, ("your photo, with the digit that was found",
-                                   "the 28 x 28 image that the model sees",
-                                   "the model's reconstruction")):
+    grey = [utils.to_grey(pixels).view(28, 28).numpy() for pixels in (x, reconstruction)]
+    names = ("your photo, with the digit that was found", "the 28 x 28 image that the model sees",
+             "the model's reconstruction")
+    for axes, pixels, name in zip(figure.subplots(1, 3), (photo, *grey), names):
+        axes.imshow(pixels, "gray", vmin=0, vmax=255, interpolation="antialiased")
         axes.set_title(name)
         axes.axis("off")
+    figure.axes[0].plot(np.take(box, [0, 2, 2, 0, 0]), np.take(box, [1, 1, 3, 3, 1]), utils.ORANGE)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # the photo's name may have any letters
         utils.save(figure, path)
