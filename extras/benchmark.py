@@ -58,7 +58,8 @@ def straightforward_epoch(dataset):
     """plain.py's epoch. Returns the mean loss over the batches."""
     model = new_model()
     train_dataloader = DataLoader(dataset, batch_size=codelet7.BATCH_SIZE, shuffle=True)
-    optimizer = torch.optim.Adam(model.parameters(), lr=codelet7.LEARNING_RATE)
+    optimizer = torch.optim.Adam(model.parameters(), lr=codelet7.LEARNING_RATE,
+                                 weight_decay=codelet7.WEIGHT_DECAY)
     return plain.train_epoch(model, train_dataloader, optimizer)
 
 
@@ -76,7 +77,8 @@ def lower_bound_epoch(images):
     model = new_model()
     images, rho, weight = images.flatten(1), codelet7.RHO, codelet7.SPARSITY_WEIGHT
     W_e, b_e, W_d, b_d = (parameter.detach() for parameter in model.parameters())
-    optimizer = torch.optim.Adam(model.parameters(), lr=codelet7.LEARNING_RATE, fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=codelet7.LEARNING_RATE,
+                                 weight_decay=codelet7.WEIGHT_DECAY, fused=True)
     for parameter in model.parameters():
         parameter.grad = torch.empty_like(parameter)
     dW_e, db_e, dW_d, db_d = (parameter.grad for parameter in model.parameters())

@@ -43,7 +43,8 @@ def main(epochs, folder):
     dataset = load_data()
     train_dataloader = DataLoader(dataset, batch_size=codelet7.BATCH_SIZE, shuffle=True)
     model = codelet7.new_model(codelet7.SEED)
-    optimizer = torch.optim.Adam(model.parameters(), lr=codelet7.LEARNING_RATE)
+    optimizer = torch.optim.Adam(model.parameters(), lr=codelet7.LEARNING_RATE,
+                                 weight_decay=codelet7.WEIGHT_DECAY)
     torch.manual_seed(codelet7.SEED)  # the order of the batches, as in codelet7.train()
     for epoch in range(1, epochs + 1):
         loss = train_epoch(model, train_dataloader, optimizer)
