@@ -12,7 +12,6 @@ import tempfile
 import threading
 import unittest
 import urllib.error
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
