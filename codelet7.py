@@ -2,6 +2,7 @@
 
     python codelet7.py          trains for 20 epochs, prints the losses, saves figures and model
 
+It needs the utils.py and digits.py of this folder (the course's own utils.py has only show()).
 The loss falls from about 0.80 in the first epoch to about 0.53 in the last (instructor: 0.8029 and
 0.5329). The class comes first, as in the assignment; together with train() it is the whole method.
 run(), near the end, is the main program. Five choices are less obvious:
@@ -97,7 +98,7 @@ class SparseAutoencoder(nn.Module):
         rho_hat = hidden.mean(0, dtype=torch.float64)  # in float32, 1 - 1e-8 would be 1
         rho_hat = torch.clamp(rho_hat, 1e-8, 1 - 1e-8)
         kl = rho * torch.log(rho / rho_hat) + (1 - rho) * torch.log((1 - rho) / (1 - rho_hat))
-        return kl.sum().to(torch.promote_types(hidden.dtype, torch.float32))
+        return kl.sum().float()
 
     def loss_function(self, x, reconstruction, hidden):
         """MSE over pixels and batch plus the weighted sparsity penalty, a scalar."""
@@ -171,12 +172,13 @@ def print_loss(epoch, epochs, loss):
     print(f"Epoch: {epoch}/{epochs} - Train Loss: {loss:.4f}", flush=True)
 
 
+@torch.enable_grad()  # a notebook may have switched gradients off
 def train(model, train_dataloader, epochs, lr, seed, *, weight_decay=WEIGHT_DECAY,
           after_epoch=print_loss):
     """Train with Adam. Returns one (loss, mse) per epoch.
 
-    seed fixes the order of the batches, even if other random numbers were drawn before, as by
-    show_batch(). after_epoch(epoch, epochs, loss) is called after each epoch, for experiments that
+    seed fixes the order of the batches, even if, for example, show_batch() drew random numbers
+    before. after_epoch(epoch, epochs, loss) is called after each epoch, for experiments that
     look at the model in between; random numbers that it draws would change the batches that follow.
     Raises FloatingPointError if the loss is not finite.
     """
@@ -192,9 +194,10 @@ def train(model, train_dataloader, epochs, lr, seed, *, weight_decay=WEIGHT_DECA
 
 
 def check_finite(loss, where):
+    """Raise FloatingPointError if the loss is not finite; `where` says when it was measured."""
     if not math.isfinite(loss):
-        raise FloatingPointError(f"the loss is {loss} {where}: try a smaller --lr or "
-                                 "--sparsity-weight")
+        raise FloatingPointError(f"the loss is {loss} {where}: try a smaller --lr, "
+                                 "--sparsity-weight or --weight-decay")
 
 
 @torch.no_grad()
@@ -343,7 +346,7 @@ def save_losses(history, path):
 # --- The command line ---
 
 def number_type(convert, is_valid, description):
-    """A type for argparse: what `convert` makes of a text, if `is_valid` holds for it."""
+    """A type for argparse: converts a text and rejects values that are not valid."""
     def number(text):
         if not is_valid(convert(text)):
             raise argparse.ArgumentTypeError(f"{text} is not {description}")
@@ -374,8 +377,7 @@ def parse_args(argv):
     add("--seed", seed, SEED, "seed for initial weights and batch order")
     add("--dataset", str, "auto", "auto: MNIST if available, else stand-in digits from fonts",
         choices=["auto", "mnist", "standin"])
-    add("--data-dir", folder, digits.default_root(),
-        "folder that holds MNIST or receives the download; $MNIST_ROOT if set")
+    add("--data-dir", folder, digits.default_root(), "folder for MNIST; $MNIST_ROOT if set")
     add("--figures-dir", folder, "figures", "output folder for figures and model")
     add("--device", str, "cpu", "cpu, or cuda where PyTorch finds a GPU",
         choices=["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])

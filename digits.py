@@ -47,7 +47,7 @@ class NoMNIST(DataError):
 
 def default_root():
     """The folder in which MNIST is looked for: $MNIST_ROOT if set, otherwise data."""
-    return Path(os.environ.get("MNIST_ROOT") or "data")
+    return Path(os.path.expanduser(os.environ.get("MNIST_ROOT") or "data"))
 
 
 def read_mnist(root):
@@ -104,7 +104,8 @@ def read_file(raw, name):
 
 def download():
     """Download MNIST: returns {name: contents}. A temporary folder receives it, since torchvision
-    overwrites files that bear MNIST's names, and leaves half of one if a download breaks off."""
+    overwrites files that bear MNIST's names, and leaves a half-written one if a download breaks
+    off."""
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(10)  # seconds without a response; by default there is no limit
     try:
@@ -118,13 +119,12 @@ def download():
 def write_whole(path, data):
     """Write a file, and its folder, so that it is complete or absent, even if other processes write
     it at once. Raises OSError, which names `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(".tmp", ".", path.parent) as folder:  # same file system
+            Path(folder, path.name).write_bytes(data)
+            Path(folder, path.name).replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 

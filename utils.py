@@ -34,10 +34,12 @@ styled = matplotlib.style.context(["default", STYLE])  # a decorator: ignores a 
 
 
 def save(figure, path):
-    """Save a matplotlib figure as a PNG file, without matplotlib's version in it. Raises OSError,
-    which names `path`."""
+    """Save a matplotlib figure in the format of the path's suffix (.png, .jpg, .tif, .webp, .svg,
+    .pdf), or as PNG if the path has none. A PNG file has the same bytes each time, since it is
+    saved without matplotlib's version. Raises OSError, which names `path`."""
     path, data = Path(path), io.BytesIO()
-    figure.savefig(data, format=path.suffix[1:] or "png", dpi=DPI, metadata={"Software": None})
+    metadata = {"Software": None} if path.suffix in ("", ".png") else None  # PNG's own key
+    figure.savefig(data, format=path.suffix[1:] or "png", dpi=DPI, metadata=metadata)
     write_whole(path, data.getvalue())
 
 
@@ -50,7 +52,8 @@ def to_grey(pixels):
 
 @styled
 def show(grid, path=None, title=None):
-    """Save a grid of images as a figure at `path`, or open a window if there is no path.
+    """Save a grid of images as a figure at `path`, or open a window if there is no path. The
+    suffix of the path decides the format: .jpg or .pdf, for example; PNG without a suffix.
 
     grid is (1, H, W) or (3, H, W), as returned by make_grid: normalized pixels (float), drawn on a
     fixed grey scale stated in the figure, or 8-bit pixels (uint8), drawn unchanged; TypeError for
@@ -197,7 +200,7 @@ def plot_losses(history, instructor_losses, path, title):
         upper.annotate(f"{losses[epoch - 1]:.4f}", (epoch, losses[epoch - 1]), (0, 9),
                        textcoords="offset points", ha="center", color=ORANGE)
     upper.set_ylabel("training loss\n(mean over batches)")
-    upper.legend(frameon=False)
+    upper.legend(frameon=False, loc="upper right")
     lower.plot(epochs, losses - mses, color=GREY, marker="o", markersize=3)
     lower.set(xlabel="epoch", ylabel="weighted penalty", ylim=(0, None))
     lower.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)

@@ -3,15 +3,16 @@ machine.
 
     python -m extras.benchmark       about five minutes; reads MNIST from $MNIST_ROOT or data
 
-Single-threaded epochs with identical initial weights and batches; timings are reported only if the
-losses agree to 4 decimals:
+It trains an epoch in three ways, with one thread and identical initial weights and batches, and
+reports the timings only if the losses agree to 4 decimals:
 - straightforward: plain.py, with torchvision's transforms on every image, a plain DataLoader and a
   plain Adam.
 - codelet7: its own train().
 - lower bound: hand-derived gradients in preallocated buffers, no autograd or DataLoader, the same
   fused Adam.
-Then plotting time, in epochs; an epoch while three other trainings run, relative to an undisturbed
-one; whole processes, where plain.py uses torch's default number of threads.
+
+It then times plotting (in epochs), an epoch beside three other trainings (relative to an
+undisturbed one) and whole processes, of which plain.py uses torch's default number of threads.
 """
 
 import os

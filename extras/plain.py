@@ -2,8 +2,9 @@
 
     python -m extras.plain EPOCHS FOLDER
 
-torchvision's MNIST (from $MNIST_ROOT or data, where it wants its four files uncompressed) with its transforms, a shuffled DataLoader that collates single images, a plain
-Adam, loss.item() in every step; both figures (of one node) of the trained model.
+Uses torchvision's MNIST and transforms, a shuffled DataLoader that collates single images and a
+plain Adam, and saves both figures (of one node) of the trained model. torchvision reads MNIST's
+four files uncompressed from $MNIST_ROOT or data, and downloads them if one is missing.
 """
 
 import sys

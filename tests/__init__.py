@@ -49,6 +49,12 @@ def md5(files):
     return {name: hashlib.md5(data).hexdigest() for name, data in files.items()}
 
 
+def contents(folder):
+    """{path: MD5} of all files under a folder. On whole files, assertEqual() can take minutes."""
+    return md5({path.relative_to(folder).as_posix(): path.read_bytes()
+                for path in folder.rglob("*") if path.is_file()})
+
+
 class TestCase(unittest.TestCase):
     """A test in a temporary folder (self.folder), in which a few stand-in digits take MNIST's place
     (self.files, self.archives); a download looks for them in self.mirror."""
@@ -58,6 +64,7 @@ class TestCase(unittest.TestCase):
         self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
         self.raw = self.folder / "data" / "MNIST" / "raw"
         self.mirror = self.folder / "mirror"
+        self.figures = self.folder / "figures"
         self.files = idx_files(draw_few())
         self.archives = {f"{name}.gz": gzip.compress(data, 1, mtime=0)
                          for name, data in self.files.items()}
@@ -65,7 +72,7 @@ class TestCase(unittest.TestCase):
                 (digits, "MD5", md5(self.files)), (digits, "draw_standin", draw_few),
                 (MNIST, "resources", list(md5(self.archives).items())),
                 (MNIST, "mirrors", [f"{self.mirror.as_uri()}/"]),
-                (codelet7, "MAX_NODE_FIGURES", 32)):
+                (codelet7, "MAX_NODE_FIGURES", 32), (codelet7, "WEAK", 0.25)):
             self.enterContext(mock.patch.object(target, name, value))
 
     if not hasattr(unittest.TestCase, "enterContext"):  # Python 3.10
@@ -82,7 +89,7 @@ class TestCase(unittest.TestCase):
     def run_main(self, *arguments, **settings):
         """codelet7.main() in self.folder; returns its exit code, stdout and stderr."""
         out, err, code = io.StringIO(), io.StringIO(), 0
-        folders = [f"--data-dir={self.folder / 'data'}", f"--figures-dir={self.folder / 'figures'}"]
+        folders = [f"--data-dir={self.folder / 'data'}", f"--figures-dir={self.figures}"]
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
                 codelet7.main([*folders, *flags(**settings), *arguments])

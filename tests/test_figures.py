@@ -23,6 +23,14 @@ class Show(TestCase):
         self.assertEqual(pyplot.gcf().texts[0].get_text(), "A title")
         pyplot.close("all")
 
+    def test_the_suffix_decides_the_format(self):
+        for head, suffixes in {b"\x89PNG": ["", ".png"], b"\xff\xd8": [".jpg", ".jpeg"],
+                               b"II*": [".tif", ".tiff"], b"RIFF": [".webp"], b"<?xml": [".svg"],
+                               b"%PDF": [".pdf"]}.items():
+            for suffix in suffixes:
+                utils.show(torch.zeros(3, 30, 30), self.folder / f"grid{suffix}")
+                self.assertEqual((self.folder / f"grid{suffix}").read_bytes()[:len(head)], head)
+
     def drawn(self, grid):
         """The part of a saved figure that holds the grid, in screen pixels, and their zoom."""
         utils.show(grid, self.folder / "grid.png")
@@ -62,16 +70,16 @@ class Visualizations(TestCase):
         self.enterContext(mock.patch.object(
             utils, "save", lambda figure, path: self.saved.update({path.name: figure})))
         self.enterContext(mock.patch.object(
-            codelet7, "show", lambda grid, path, title: self.shown.update({path: (grid, title)})))
+            codelet7, "show",
+            lambda grid, path, title: self.shown.update({path.name: (grid, title)})))
 
     def visualize(self, count=1000):
-        images, labels = self.images[:count], self.data.labels[:count]
-        codelet7.visualize(self.model, images, labels, self.folder, "A title.")
-        return images, {path.name: shown for path, shown in self.shown.items()}
+        codelet7.visualize(self.model, self.images[:count], self.data.labels[:count], self.folder,
+                           "A title.")
 
     def test_16_rows_of_images_next_to_their_reconstructions(self):
-        _, shown = self.visualize()
-        (grid, title), gap = shown["reconstruction.png"], 4
+        self.visualize()
+        (grid, title), gap = self.shown["reconstruction.png"], 4
         self.assertIn("first 64 images", title)
         self.assertEqual(grid.shape, (3, 16 * (28 + gap) + gap, 4 * (56 + gap) + gap))
         for index in range(64):
@@ -86,45 +94,61 @@ class Visualizations(TestCase):
         for bias in (0, 200):
             with torch.no_grad():
                 self.model.encoder.bias += bias
-            images, shown = self.visualize()
-            pre_activation = self.model.encoder.weight @ images.flatten(1).t()
+            self.visualize()
+            pre_activation = self.model.encoder.weight @ self.images.flatten(1).t()
             for node in range(3):
                 order = np.argsort(-pre_activation[node].detach().numpy())[:100]
-                grid, title = shown[f"node_{node}.png"]
-                self.assertTrue(torch.equal(grid, make_grid(images[order], 10)))
+                grid, title = self.shown[f"node_{node}.png"]
+                self.assertTrue(torch.equal(grid, make_grid(self.images[order], 10)))
                 self.assertIn("The 100 images", title)
-        self.assertEqual(self.model.encode(images).min(), 1)
+        self.assertEqual(self.model.encode(self.images).min(), 1)
 
-    def test_a_few_images_are_enough(self):
-        images, shown = self.visualize(count=40)
-        for name in ("reconstruction.png", "node_0.png"):
-            self.assertRegex(shown[name][1], r"(first|The) 40 images.* A title\.$")
+    def test_a_few_images_and_the_first_nodes_are_enough(self):
+        with mock.patch.object(codelet7, "MAX_NODE_FIGURES", 2):
+            self.visualize(count=40)
+        self.assertEqual(set(self.shown), {"reconstruction.png", "node_0.png", "node_1.png"})
+        for _, title in self.shown.values():
+            self.assertRegex(title, r"(first|The) 40 images.* A title\.$")
+        self.assertEqual(len(self.saved["nodes.png"].axes), 2 * 5)
 
     def test_node_overview(self):
         self.visualize()
         rows = np.array(self.saved["nodes.png"].axes).reshape(3, 5)
+        self.assertEqual([axes.get_title().split()[0] for axes in rows[0]],
+                         ["decoder", "covariance", "example", "histogram", "share"])
         x = self.images.flatten(1).double().numpy()
         h = self.model.encode(self.images).detach().double().numpy()
-        for node, (weights, covariance, examples, histogram, shares) in enumerate(rows):
-            np.testing.assert_array_equal(weights.images[0].get_array().flatten(),
-                                          self.model.decoder.weight[:, node].detach())
-            oracle = [np.cov(pixel, h[:, node], bias=True)[0, 1] for pixel in x.T[200:210]]
-            np.testing.assert_allclose(covariance.images[0].get_array().flatten()[200:210], oracle,
-                                       atol=1e-5)
+        patterns = self.model.decoder.weight.t().detach(), (h - h.mean(0)).T @ x / len(x)
+        for node, (*maps, examples, histogram, shares) in enumerate(rows):
+            self.assertEqual(maps[0].texts[0].get_text(), f"node {node}")
+            for axes, pattern in zip(maps, patterns):  # each on one scale for all nodes
+                np.testing.assert_allclose(axes.images[0].get_array().flatten(), pattern[node],
+                                           atol=1e-5)
+                np.testing.assert_allclose(axes.images[0].get_clim(),
+                                           (-abs(pattern).max(), abs(pattern).max()), rtol=1e-4)
+                self.assertEqual(axes.images[0].get_cmap().name, "RdBu_r")  # more ink is red
             ranked = np.argsort(h[:, node], kind="stable")
             middles = self.images[[ranked[i] for i in (62, 187, 312, 437, 562, 687, 812, 937)]]
             strip = utils.to_grey(make_grid(middles, 8, padding=1, pad_value=1)).permute(1, 2, 0)
             np.testing.assert_array_equal(examples.images[0].get_array(), strip)
-            self.assertEqual(histogram.patches[0].get_data().values.sum(), 1000)
+            self.assertEqual(histogram.patches[0].get_data().values.tolist(),
+                             np.histogram(h[:, node], 50, (0, 1))[0].tolist())
             self.assertIn(f"mean {h[:, node].mean():.2f}", histogram.texts[0].get_text())
-            fires = h[self.data.labels == 4, node] > 0.5
-            self.assertAlmostEqual(shares.patches[4].get_height(), fires.mean(), places=6)
+            lines = {line.get_color(): line.get_xdata()[0] for line in histogram.lines}
+            self.assertAlmostEqual(lines[utils.ORANGE], h[:, node].mean(), places=5)
+            self.assertEqual(lines[utils.BLUE], self.model.rho)
+            for digit, bar in enumerate(shares.patches):
+                fires = h[self.data.labels == digit, node] > 0.5
+                self.assertAlmostEqual(bar.get_height(), fires.mean(), places=6)
 
     def test_loss_curve_with_the_instructors_losses(self):
         utils.plot_losses([(0.8, 0.7), (0.6, 0.55)], {1: 0.81, 20: 0.5}, self.folder / "loss.png",
                           "")
         upper, lower = self.saved["loss.png"].axes
-        drawn = [line.get_xydata().tolist() for line in upper.lines + lower.lines]
-        self.assertEqual(drawn[:3], [[[1, 0.8], [2, 0.6]], [[1, 0.7], [2, 0.55]],
-                                     [[1, 0.81], [20, 0.5]]])
-        np.testing.assert_allclose(drawn[3], [[1, 0.1], [2, 0.05]])
+        np.testing.assert_allclose([line.get_xydata() for line in upper.lines + lower.lines],
+                                   [[[1, 0.8], [2, 0.6]], [[1, 0.7], [2, 0.55]],
+                                    [[1, 0.81], [20, 0.5]], [[1, 0.1], [2, 0.05]]])
+        self.assertEqual([line.get_label().split()[0] for line in upper.lines],
+                         ["loss:", "MSE", "instructor"])
+        self.assertEqual({text.get_text(): text.xy for text in upper.texts},
+                         {"0.8000": (1, 0.8), "0.6000": (2, 0.6)})

@@ -1,4 +1,4 @@
-"""What the assignment demands of every Python file: no library but those that it names."""
+"""Every Python file: no library but those that the assignment names, no line that is too long."""
 
 import ast
 import sys
@@ -11,7 +11,7 @@ FOLDERS = {"tests", "writeup", "extras"}
 FILES = [path for folder in (".", *FOLDERS) for path in (ROOT / folder).glob("*.py")]
 
 
-class Imports(unittest.TestCase):
+class Files(unittest.TestCase):
     def test_only_the_assignments_libraries(self):
         own = {path.stem for path in ROOT.glob("*.py")} | FOLDERS
         self.assertGreater(len(FILES), 8)
@@ -26,3 +26,8 @@ class Imports(unittest.TestCase):
                 for name in names:
                     self.assertIn(name.split(".")[0], ALLOWED | own | sys.stdlib_module_names,
                                   f"{path.relative_to(ROOT)}, line {node.lineno}")
+
+    def test_lines_of_at_most_100_columns(self):
+        for path in FILES:
+            for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+                self.assertLessEqual(len(line), 100, f"{path.relative_to(ROOT)}, line {number}")

@@ -22,24 +22,22 @@ class Data(TestCase):
         loader = codelet7.make_dataloader(codelet7.normalize(data.images), data.labels, 64)
         images, _ = next(iter(loader))
         self.assertEqual(images.shape, (64, 1, 28, 28))
-        with mock.patch.object(codelet7, "show") as show:
-            codelet7.show_batch([(images, None)], self.folder / "batch.png", "")
-        grid = show.call_args.args[0]
+        with mock.patch.object(codelet7, "show") as show:  # of a larger batch, the first 64
+            codelet7.show_batch([(images.repeat(2, 1, 1, 1), None)], self.folder / "batch.png", "")
+        grid, _, title = show.call_args.args
+        self.assertIn("64 training images", title)
         self.assertEqual(grid.shape, (3, 4 * 30 + 2, 16 * 30 + 2))
         self.assertTrue(torch.equal(grid[0, 32:60, 62:90], images[18, 0]))  # row 1, column 2
 
     def test_each_image_once_per_epoch_with_its_label(self):
-        images = torch.arange(1000.0).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
-        loader = codelet7.make_dataloader(images, torch.arange(1000), batch_size=64)
-        self.assertEqual(len(loader), 16)
-        orders = []
+        numbers, orders = torch.arange(1000), []
+        loader = codelet7.make_dataloader(-numbers, numbers, batch_size=64)
         for _ in range(2):
-            batches = list(loader)
-            self.assertEqual([len(x) for x, _ in batches], [64] * 15 + [1000 - 15 * 64])
-            for x, label in batches:
-                self.assertTrue(torch.equal(x[:, 0, 0, 0].long(), label))
-            orders.append(torch.cat([label for _, label in batches]))
-            self.assertTrue(torch.equal(orders[-1].sort().values, torch.arange(1000)))
+            images, labels = zip(*loader)
+            self.assertEqual([len(batch) for batch in images], [64] * 15 + [1000 - 15 * 64])
+            self.assertTrue(torch.equal(torch.cat(images), -torch.cat(labels)))
+            orders.append(torch.cat(labels))
+            self.assertTrue(torch.equal(orders[-1].sort().values, numbers))
         self.assertFalse(torch.equal(*orders))
 
     def test_normalize_is_torchvisions_ToTensor_and_Normalize(self):
@@ -65,7 +63,7 @@ class Training(TestCase):
         torch.manual_seed(0)
         model = SparseAutoencoder(784, 10, rho=0.05, sparsity_weight=0.1).to(device)
         torch.rand(7)  # train() seeds the order of the batches, whatever was drawn before
-        with contextlib.redirect_stdout(io.StringIO()) as out:
+        with contextlib.redirect_stdout(io.StringIO()) as out, torch.no_grad():  # as a host may
             history = codelet7.train(model, self.loader, 2, 1e-3, seed, **options)
         return history, out.getvalue()
 
@@ -116,16 +114,16 @@ class Training(TestCase):
 
 class Evaluation(TestCase):
     def test_loss_and_sparsity_equal_a_hand_calculation(self):
-        model = SparseAutoencoder(2, 3, rho=0.05, sparsity_weight=0.5)
+        model = SparseAutoencoder(2, 3, rho=0.2, sparsity_weight=0.5)
         with torch.no_grad():
             model.encoder.weight[:] = torch.tensor([[0, 0], [1e3, 0], [-1e3, -1e3]])
             model.decoder.weight.zero_()
         images = torch.tensor([[1.0, 0.0], [-1.0, 2.0]])  # hidden: (0.5, 1, 0), (0.5, 0, 0)
-        kl = sum(0.05 * math.log(0.05 / p) + 0.95 * math.log(0.95 / (1 - p))
+        kl = sum(0.2 * math.log(0.2 / p) + 0.8 * math.log(0.8 / (1 - p))
                  for p in (0.5, 0.5, 1e-8))
         self.assertAlmostEqual(codelet7.evaluate(model, images), 6 / 4 + 0.5 * kl, places=4)
         self.assertEqual(codelet7.describe(model, images),
-                         "-50% of the variance explained; mean activation 0.33 (target 0.05); "
+                         "-50% of the variance explained; mean activation 0.33 (target 0.2); "
                          "0.5 of 3 nodes on per image (above 0.5), 2 never on; 0% of the total "
                          "activation is weak (below 0.25).")
 
