@@ -118,10 +118,11 @@ def download():
 
 def write_whole(path, data):
     """Write a file, and its folder, so that it is complete or absent, even if other processes write
-    it at once. Raises OSError, which names `path`."""
+    it at once: a file that is complete moves out of a temporary folder beside it. Raises OSError,
+    which names `path`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(".tmp", ".", path.parent) as folder:  # same file system
+        with tempfile.TemporaryDirectory(".tmp", ".", path.parent) as folder:
             Path(folder, path.name).write_bytes(data)
             Path(folder, path.name).replace(path)
     except OSError as error:

@@ -38,7 +38,7 @@ def save(figure, path):
     .pdf), or as PNG if the path has none. A PNG file has the same bytes each time, since it is
     saved without matplotlib's version. Raises OSError, which names `path`."""
     path, data = Path(path), io.BytesIO()
-    metadata = {"Software": None} if path.suffix in ("", ".png") else None  # PNG's own key
+    metadata = {"Software": None} if path.suffix in ("", ".png") else None  # only PNG has this key
     figure.savefig(data, format=path.suffix[1:] or "png", dpi=DPI, metadata=metadata)
     write_whole(path, data.getvalue())
 
@@ -53,7 +53,7 @@ def to_grey(pixels):
 @styled
 def show(grid, path=None, title=None):
     """Save a grid of images as a figure at `path`, or open a window if there is no path. The
-    suffix of the path decides the format: .jpg or .pdf, for example; PNG without a suffix.
+    path's suffix decides the format (.jpg or .pdf, for example); without a suffix it is PNG.
 
     grid is (1, H, W) or (3, H, W), as returned by make_grid: normalized pixels (float), drawn on a
     fixed grey scale stated in the figure, or 8-bit pixels (uint8), drawn unchanged; TypeError for

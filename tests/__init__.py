@@ -72,7 +72,7 @@ class TestCase(unittest.TestCase):
                 (digits, "MD5", md5(self.files)), (digits, "draw_standin", draw_few),
                 (MNIST, "resources", list(md5(self.archives).items())),
                 (MNIST, "mirrors", [f"{self.mirror.as_uri()}/"]),
-                (codelet7, "MAX_NODE_FIGURES", 32), (codelet7, "WEAK", 0.25)):
+                (codelet7, "MAX_NODE_FIGURES", 32)):
             self.enterContext(mock.patch.object(target, name, value))
 
     if not hasattr(unittest.TestCase, "enterContext"):  # Python 3.10

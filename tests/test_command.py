@@ -71,9 +71,8 @@ class Run(TestCase):
         with mock.patch.object(utils, "save") as save:
             code, _, err = self.run_main(*arguments, **settings)
         self.assertEqual(code, 0, err)
-        texts = [[text.get_text() for text in call.args[0].findobj(matplotlib.text.Text)]
-                 for call in save.call_args_list]
-        return [" ".join(" ".join(words).split()) for words in texts]
+        texts = [call.args[0].findobj(matplotlib.text.Text) for call in save.call_args_list]
+        return [" ".join(" ".join(text.get_text() for text in some).split()) for some in texts]
 
     def test_standin_run_is_labelled_and_keeps_mnist_figures(self):
         self.put(self.figures / "trained", {"nodes.png": b"MNIST's"})

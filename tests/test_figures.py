@@ -1,4 +1,4 @@
-"""What the figures show, pixel by pixel."""
+"""The contents of the figures, pixel by pixel."""
 
 from unittest import mock
 

@@ -22,7 +22,8 @@ class Data(TestCase):
         loader = codelet7.make_dataloader(codelet7.normalize(data.images), data.labels, 64)
         images, _ = next(iter(loader))
         self.assertEqual(images.shape, (64, 1, 28, 28))
-        with mock.patch.object(codelet7, "show") as show:  # of a larger batch, the first 64
+        # A larger batch is cut to its first 64 images.
+        with mock.patch.object(codelet7, "show") as show:
             codelet7.show_batch([(images.repeat(2, 1, 1, 1), None)], self.folder / "batch.png", "")
         grid, _, title = show.call_args.args
         self.assertIn("64 training images", title)
@@ -63,7 +64,8 @@ class Training(TestCase):
         torch.manual_seed(0)
         model = SparseAutoencoder(784, 10, rho=0.05, sparsity_weight=0.1).to(device)
         torch.rand(7)  # train() seeds the order of the batches, whatever was drawn before
-        with contextlib.redirect_stdout(io.StringIO()) as out, torch.no_grad():  # as a host may
+        # A notebook may have switched gradients off.
+        with contextlib.redirect_stdout(io.StringIO()) as out, torch.no_grad():
             history = codelet7.train(model, self.loader, 2, 1e-3, seed, **options)
         return history, out.getvalue()
 
@@ -112,6 +114,7 @@ class Training(TestCase):
         self.assertLess(max(losses) - min(losses), 5e-5)
 
 
+@mock.patch.object(codelet7, "WEAK", 0.25)
 class Evaluation(TestCase):
     def test_loss_and_sparsity_equal_a_hand_calculation(self):
         model = SparseAutoencoder(2, 3, rho=0.2, sparsity_weight=0.5)
