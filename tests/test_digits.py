@@ -78,10 +78,10 @@ class MnistFiles(TestCase):
 
     def test_files_with_other_contents_are_refused_by_their_path(self):
         name, archive = "t10k-images-idx3-ubyte", "t10k-images-idx3-ubyte.gz"
-        compressed = self.archives[archive]
+        whole = self.archives[archive]
         other = self.files["train-images-idx3-ubyte"]
         for file, data in ((name, self.files[name][:-1]), (name, b""), (name, other),
-                           (archive, compressed[:-9]), (archive, compressed[:100] + compressed[120:]),
+                           (archive, whole[:-9]), (archive, whole[:100] + whole[120:]),
                            (archive, b""), (archive, b"PK"), (archive, gzip.compress(other))):
             for others in ({}, self.archives):
                 self.put(self.raw, others | {file: data})
