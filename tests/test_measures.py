@@ -2,10 +2,13 @@
 
 import math
 import unittest
+from unittest import mock
 
+import numpy as np
 import torch
 from torch import nn
 
+import codelet7
 import utils
 from codelet7 import SparseAutoencoder
 from digits import Digits
@@ -17,31 +20,28 @@ LABELS = torch.tensor([7, 7, 1, 1, 2, 2, 3, 3])
 
 
 class Answers(unittest.TestCase):
-    def test_entropy_of_known_patterns(self):
-        self.assertAlmostEqual(measures.entropy_bits(ON), 2)
-        self.assertAlmostEqual(measures.entropy_bits(ON[:1].repeat(5, 1)), 0)
-        self.assertAlmostEqual(measures.entropy_bits(ON[[0, 2, 2, 2]]),
-                               2 - 0.75 * math.log2(3))
-
     def test_sparsity_of_known_activations(self):
         hidden = torch.tensor([[0.95, 0.2, 0], [0.6, 0.55, 0], [0.1, 0.4, 0], [0, 0, 1e-9]])
-        row = measures.describe_activations(hidden)
-        for key, expected in {"mean": 2.8 / 12, "l0": 3 / 4, "none": 2 / 4,
-                              "weak": 0.3 / 2.8}.items():
-            self.assertAlmostEqual(row[key], expected, places=5, msg=key)
+        with mock.patch.object(codelet7, "WEAK", 0.25):
+            row = measures.describe_activations(hidden)
+        for key, expected in {"mean": 2.8 / 12, "on": 3 / 4, "none": 2 / 4, "weak": 0.3 / 2.8,
+                              "spread": 0.2278}.items():
+            self.assertAlmostEqual(row[key], expected, places=4, msg=key)
         self.assertAlmostEqual(measures.saturated(hidden), 7 / 12)
 
-    def test_effective_number_of_active_nodes(self):
-        one, three, unequal = torch.tensor([[[0, 0.3, 0, 0]], [[0.2, 0.2, 0, 0.2]], [[3, 1, 0, 0]]])
-        both = torch.cat([one, three])
-        for hidden, expected in ((one, 1), (three, 3), (unequal, 1.6), (both, 2)):
-            self.assertAlmostEqual(measures.effective_nodes(hidden), expected, places=6)
+    def test_profile_is_the_share_of_the_total_activation(self):
+        hidden = torch.tensor([[0.1, 0.3], [0.6, 1.0]])
+        torch.testing.assert_close(measures.activation_profile(hidden, 4),
+                                   torch.tensor([0.1, 0.3, 0.6, 1.0]).double() / 2.0)
 
-    def test_two_values_are_the_means_on_both_sides_of_the_best_threshold(self):
-        hidden = torch.tensor([[0.0, 0.5], [0.2, 0.6], [0.9, 0.5], [0.1, 0.6]])
-        test = torch.tensor([[0.15, 0.5], [0.7, 0.7]])
-        torch.testing.assert_close(measures.two_values(hidden, test),
-                                   torch.tensor([[0.1, 0.5], [0.9, 0.6]]))
+    def test_contrast_is_the_same_for_halved_activations_and_doubled_weights(self):
+        model, hidden = SparseAutoencoder(784, 2).requires_grad_(False), torch.rand(50, 2)
+        norms = model.decoder.weight.norm(dim=0)
+        expected = (norms * torch.tensor(np.std(hidden.numpy(), 0, ddof=1))).mean().item()
+        self.assertAlmostEqual(measures.mean_contrast(model, hidden), expected, places=5)
+        self.assertAlmostEqual(measures.mean_norm(model), norms.mean().item(), places=5)
+        model.decoder.weight.mul_(2)
+        self.assertAlmostEqual(measures.mean_contrast(model, hidden / 2), expected, places=5)
 
     def test_lookup_table_of_eight_images(self):
         reconstruction = measures.look_up(ON, IMAGES, ON[[0, 2, 4, 6]], shrink=0)

@@ -1,17 +1,25 @@
 """The PDF's numbers are those of results.json, and the README's are the same."""
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
+import re
+import shlex
 import unittest
 from unittest import mock
 
+import numpy as np
 import torch
+from matplotlib.colors import to_hex
+from matplotlib.text import Text
 
 import codelet7
+import utils
+from extras import explorer
 from tests import ROOT, TestCase, draw_few
-from writeup import experiments, macros
+from writeup import experiments, macros, plots
 
 TEX, MACROS, RESULTS = (ROOT / "writeup" / name
                         for name in ("codelet7.tex", "results.tex", "results.json"))
@@ -46,7 +54,23 @@ class Writeup(unittest.TestCase):
         pdf = (ROOT / "codelet7.pdf").read_bytes()
         for path in (TEX, MACROS):
             text = path.read_text("utf-8").encode()  # with git's line ends of any system
-            self.assertIn(hashlib.md5(text).hexdigest().upper().encode(), pdf)
+            self.assertTrue(hashlib.md5(text).hexdigest().upper().encode() in pdf, path)
+
+
+class Models(unittest.TestCase):
+    def test_page_experiments_and_readme_show_the_same_models(self):
+        def settings(command=""):
+            args = codelet7.parse_args(shlex.split(command))
+            return {"hDims": args.hidden_dims, "sparsity_weight": args.sparsity_weight,
+                    "lr": args.lr, "weight_decay": args.weight_decay}
+
+        readme = (ROOT / "README.md").read_text("utf-8")
+        for name, recipe in explorer.MODELS.items():
+            [command] = re.findall(rf"^\| {name.lower()}: .*codelet7\.py(.*)`", readme, re.M)
+            _, of_model, of_training = experiments.RUNS[name.lower()]
+            expected = settings(command)
+            self.assertEqual(settings() | of_model | of_training, expected, name)
+            self.assertEqual({key: getattr(recipe, key) for key in expected}, expected, name)
 
 
 class Experiments(TestCase):
@@ -55,38 +79,139 @@ class Experiments(TestCase):
         data = draw_few()
         self.data = data._replace(images=codelet7.normalize(data.images),
                                   test_images=codelet7.normalize(data.test_images))
-        self.enterContext(mock.patch.object(experiments, "load", lambda: self.data))
-        self.enterContext(mock.patch.object(experiments, "KEPT", self.folder / "runs"))
+        self.enterContext(mock.patch.multiple(
+            experiments, load=lambda: self.data, KEPT=self.folder / "runs", BATCH_SIZE=64))
 
-    def train(self, of_model, of_training, epochs=2):
-        """The model of an experiment with these settings."""
-        settings = {"name": ({0: epochs}, of_model, of_training)}
+    def train(self, of_model, of_training, epochs=2, **others):
+        """The model of an experiment with these settings, ten nodes and a rate of 0.01."""
+        of_model = {"hDims": 10, "sparsity_weight": 1e-4, "rho": 0.05} | of_model
+        settings = {"name": ({0: epochs}, of_model, {"lr": 0.01} | of_training)} | others
         with mock.patch.dict(experiments.RUNS, settings), \
                 contextlib.redirect_stdout(io.StringIO()):
             experiments.run.cache_clear()
             return experiments.model_at("name", 0, epochs)
 
+    def assertSame(self, model, other):
+        for name, weights in other.state_dict().items():
+            self.assertTrue(torch.equal(model.state_dict()[name], weights), name)
+
     def test_train_the_same_model_as_the_run(self):
         self.put(self.raw, self.files)
         self.without_figures()
-        for of_model, of_training in (({}, {}), ({"sparsity_weight": 0.1},
-                                                 {"weight_decay": 0.1, "lr": 1e-3})):
-            settings = {"sparsity_weight": codelet7.SPARSITY_WEIGHT, "rho": codelet7.RHO,
-                        "lr": codelet7.LEARNING_RATE, "batch_size": codelet7.BATCH_SIZE,
-                        "hidden_dims": codelet7.HIDDEN_DIMS} | of_model | of_training
-            self.assertEqual(self.run_main(epochs=2, **settings)[0], 0)
-            expected = codelet7.load_model(self.folder / "figures" / "trained" / "model.pt")
-            for again in range(2):  # trained, and kept
-                model = self.train(of_model, of_training)
-                for name, weights in expected.state_dict().items():
-                    self.assertTrue(torch.equal(model.state_dict()[name], weights), name)
+        code, *_ = self.run_main(epochs=2, sparsity_weight=0.1, weight_decay=0.1, lr=1e-3)
+        expected = codelet7.load_model(self.folder / "figures" / "trained" / "model.pt")
+        for _ in range(2):  # trained, and kept
+            self.assertSame(self.train({"sparsity_weight": 0.1},
+                                       {"weight_decay": 0.1, "lr": 1e-3}), expected)
 
-    def test_a_limit_and_the_decay_of_a_part(self):
-        norms = self.train({}, {"lr": 0.01, "limit": 1.5}).decoder.weight.norm(dim=0)
-        self.assertLessEqual(norms.max(), 1.5 + 1e-5)
-        self.assertGreater(self.train({}, {"lr": 0.01}).decoder.weight.norm(dim=0).min(), 2)
-        decayed = {part: self.train({}, {"lr": 0.01, "weight_decay": 0.1, "part": part})
+    def test_limit_norm_and_decay_of_a_part(self):
+        norms = {limit: self.train({}, limit and {limit: 1.5}).decoder.weight.norm(dim=0)
+                 for limit in ("limit", "norm")}
+        with self.assertRaises(ValueError):  # a training that fails leaves no hook behind
+            experiments.train(experiments.new_model(0), self.data, 0, 1, lr=-1.0, norm=1.5)
+        free = self.train({}, {}).decoder.weight.norm(dim=0)
+        self.assertGreater(free.min(), 2)
+        self.assertLessEqual(norms["limit"].max(), 1.5 + 1e-5)
+        torch.testing.assert_close(norms["norm"], torch.full((10,), 1.5))
+        high = self.train({}, {"limit": 50.0})  # no column reaches it: nothing is scaled up
+        torch.testing.assert_close(high.decoder.weight.norm(dim=0), free)
+        decayed = {part: self.train({}, {"weight_decay": 0.1, "part": part})
                    for part in ("encoder", "decoder")}
         for part, other in (("encoder", "decoder"), ("decoder", "encoder")):
             self.assertLess(getattr(decayed[part], part).weight.norm(),
                             0.9 * getattr(decayed[other], part).weight.norm())
+
+    def test_a_second_stage_goes_on_from_the_end_of_another_run(self):
+        first = ({0: 1}, {"hDims": 10, "sparsity_weight": 1e-4, "rho": 0.05}, {"lr": 0.01})
+        second = self.train({}, {"start": "first"}, epochs=1, first=first)
+        model = self.train({}, {}, epochs=1)
+        loader = codelet7.make_dataloader(self.data.images, self.data.labels, 64)
+        codelet7.train(model.requires_grad_(True), loader, 1, 0.01, 0, after_epoch=lambda *_: None)
+        self.assertSame(second, model)
+        changed = (first[0], first[1] | {"sparsity_weight": 0.5}, first[2])  # trains both anew
+        third = self.train({}, {"start": "first"}, epochs=1, first=changed)
+        self.assertFalse(torch.equal(third.encoder.weight, second.encoder.weight))
+
+    def test_variants_start_alike_and_decode_otherwise(self):
+        plain, linear, winner = (experiments.new_model(0, hDims=3, variant=variant)
+                                 for variant in (None, "linear", "winner"))
+        self.assertSame(linear, plain)
+        hidden = torch.tensor([[0.2, 0.9, 0.5], [0.7, 0.1, 0.6]])
+        alone = torch.tensor([[0, 0.9, 0], [0.7, 0, 0]])
+        torch.testing.assert_close(torch.tanh(linear.decode(hidden)), plain.decode(hidden))
+        self.assertFalse(torch.equal(linear.decode(hidden), plain.decode(hidden)))
+        torch.testing.assert_close(winner.decode(hidden), plain.decode(alone))
+
+    def test_weak_share_at_a_test_error(self):
+        rows = [{"mse": 0.8, "weak": 0.6}, {"mse": 0.6, "weak": 0.2}, {"mse": 0.5, "weak": 0.4}]
+        self.assertAlmostEqual(experiments.weak_at_mse(rows, 0.55), 0.3)
+        self.assertAlmostEqual(experiments.weak_at_mse(rows, 0.65), 0.3)
+
+
+class Plots(TestCase):
+    """What the PDF's figures show, read from their axes."""
+
+    def draw(self, plot, *arguments):
+        """The axes of a figure, and its texts."""
+        with mock.patch.object(utils, "save") as save:
+            plot(*arguments, self.folder / "figure.png")
+        figure = save.call_args.args[0]
+        return figure.axes, [text.get_text() for text in figure.findobj(Text)]
+
+    def test_switch(self):
+        shares = {("whispers", "whispers-limited"): [[0.0] + [0.5] * 20 + [0.1] * 20],
+                  ("limited", "limited-freed"): [[0.0] + [0.2] * 20 + [0.7] * 20]}
+        hidden = {name: torch.full((9, 10), value)
+                  for name, value in (("blobs", 0.9), ("whispers", 0.11), ("limited", 0.6))}
+        with mock.patch.multiple(plots, EPOCHS=20, WEAK=0.25), \
+                mock.patch.object(codelet7, "WEAK", 0.25):
+            (axes, *profiles), texts = self.draw(plots.plot_switch, shares, hidden)
+        drawn = {(line.get_color(), line.get_xdata()[-1]): line.get_ydata()[-1]
+                 for line in axes.lines if line.get_linestyle() == "-"}
+        self.assertEqual(drawn, {(utils.ORANGE, 20): 0.5, (utils.BLUE, 40): 0.1,
+                                 (utils.BLUE, 20): 0.2, (utils.ORANGE, 40): 0.7})
+        for panel, place, weak, on in zip(profiles, (18, 2, 12), (0, 100, 0), (10, 0, 10)):
+            self.assertEqual([bar.get_height() for bar in panel.patches],
+                             [float(bar == place) for bar in range(20)])
+            self.assertEqual([text.get_text() for text in panel.texts],
+                             [f"{weak}% weak", f"{on:.1f} nodes on"])
+            self.assertEqual([to_hex(bar.get_facecolor()) for bar in panel.patches],
+                             [plots.PURPLE] * 5 + [utils.GREY] * 15)
+
+    def test_tree(self):
+        image = torch.zeros(784)
+        leaf = lambda count, digit: {"mean": image + count / 10, "count": count,
+                                     "digits": torch.eye(10)[digit] * count}
+        axes, texts = self.draw(plots.plot_tree, {
+            "mean": image, "count": 9, "digits": torch.ones(10), "asks": 4, "no": leaf(3, 1),
+            "yes": leaf(6, 7)}, torch.rand(10, 784))
+        self.assertTrue({"node 4?", "3\n100% 1s", "6\n100% 7s"} <= set(texts))
+        left = {panel.images[0].get_array().max().item(): panel.get_position().x0
+                for panel in axes if panel.images}
+        no, yes = (utils.to_grey(torch.tensor(count / 10)).item() for count in (3, 6))
+        lines = {line.get_color(): line.get_xdata()[-1] for line in axes[0].lines}
+        self.assertTrue(left[no] < left[yes] and lines[utils.BLUE] < lines[utils.ORANGE])
+
+    def test_kinds(self):
+        models = [experiments.new_model(0, count) for count in (10, 10, 100)]
+        image = torch.rand(1, 1, 28, 28)
+        axes, texts = self.draw(plots.plot_kinds, models, image)
+        self.assertTrue(set(plots.KINDS.values()) <= set(texts))
+        for panel, model in zip((panel for panel in axes if panel.patches), models):
+            np.testing.assert_allclose([bar.get_height() for bar in panel.patches],
+                                       model.encode(image)[0], atol=1e-6)
+
+    def test_shares_curve_and_node(self):
+        shares, (weights, covariance) = torch.rand(10, 10), torch.rand(2, 784)
+        (panel,), _ = self.draw(plots.plot_shares, shares)
+        np.testing.assert_allclose(panel.images[0].get_array(), shares)
+        self.assertEqual(panel.texts[37].get_text(), f"{100 * shares[3, 7]:.0f}")
+        (upper, lower), _ = self.draw(plots.plot_curve, {
+            0: {"mse": 0.6, "table": 0.5, "saturated": 0.1},
+            20: {"mse": 0.55, "table": 0.52, "saturated": 0.3}}, 20)
+        self.assertEqual([line.get_ydata()[-1] for line in (*upper.lines[::2], lower.lines[0])],
+                         [0.55, 0.52, 0.3])
+        axes, _ = self.draw(functools.partial(plots.plot_node, heads=True), weights, covariance,
+                            torch.rand(8, 1, 28, 28))
+        for panel, numbers in zip(axes, (weights, covariance)):
+            np.testing.assert_allclose(panel.images[0].get_array().flatten(), numbers)

@@ -14,15 +14,11 @@ import statistics
 import torch
 import torch.nn.functional as F
 
-from codelet7 import variance_explained, weak_share
+from codelet7 import weak_share
 from utils import BACKGROUND, INK, ON
 
 SIDE = 28      # pixels
 SPOT = (5, 5)  # pixels, rows and columns: about as wide as a pen stroke with its soft edges
-
-
-def nats_to_bits(entropy):
-    return entropy.sum().item() / math.log(2)
 
 
 def median(values):
@@ -42,21 +38,6 @@ def over_seeds(rows):
 
 # --- Activations and answers ---
 
-def entropy_bits(on):
-    """The entropy of the answer patterns that occur, in bits. It is too low if there are not many
-    more images than patterns."""
-    counts = torch.unique(on, dim=0, return_counts=True)[1].double()
-    return nats_to_bits(torch.special.entr(counts / counts.sum()))
-
-
-def effective_nodes(hidden):
-    """The effective number of active nodes per image, (sum h)^2 / sum h^2, averaged over images (n,
-    nodes): 1 if one node is active alone, k if k are equally active. Rescaling all activations
-    does not change it."""
-    hidden = hidden.double()
-    return (hidden.sum(1).square() / hidden.square().sum(1)).mean().item()
-
-
 def saturated(hidden):
     """The share of activations within 0.1 of 0 or 1."""
     return ((hidden - 0.5).abs() > 0.4).double().mean().item()
@@ -65,26 +46,21 @@ def saturated(hidden):
 def describe_activations(hidden):
     """How sparse activations (n, nodes) are.
 
-    l0: nodes on per image; none: share of images with no node on; weak: share of the total
-    activation that is weak; effective: effective number of active nodes.
+    on: nodes on per image; none: share of images with no node on; weak: share of the total
+    activation that is weak; spread: each node's standard deviation, averaged over the nodes.
     """
     count = (hidden > ON).sum(1)
-    return {"mean": hidden.mean().item(), "l0": count.double().mean().item(),
-            "none": (count == 0).double().mean().item(),
-            "weak": weak_share(hidden), "effective": effective_nodes(hidden)}
+    return {"mean": hidden.mean().item(), "on": count.double().mean().item(),
+            "none": (count == 0).double().mean().item(), "weak": weak_share(hidden),
+            "spread": hidden.std(0).mean().item()}
 
 
-def two_values(hidden, test_hidden):
-    """Replace each node's activations for test images (k, nodes) by one of two values, the means of
-    its activations for training images (n, nodes) below and above a threshold: the threshold with
-    the smallest squared error."""
-    values = hidden.double().sort(dim=0).values
-    below = torch.arange(1, len(values)).unsqueeze(1)
-    sums = values.cumsum(0)
-    low, high = sums[:-1] / below, (sums[-1] - sums[:-1]) / (len(values) - below)
-    best = (low.square() * below + high.square() * (len(values) - below)).argmax(0, keepdim=True)
-    threshold = values.gather(0, best)
-    return torch.where(test_hidden > threshold, high.gather(0, best), low.gather(0, best)).float()
+def activation_profile(hidden, bins=20):
+    """The share of the total activation of hidden (n, nodes) that comes from each of some equal
+    intervals from 0 to 1: (bins,)."""
+    interval = (hidden.flatten() * bins).long().clamp(max=bins - 1)
+    sums = interval.bincount(hidden.flatten().double(), minlength=bins)
+    return sums / sums.sum()
 
 
 def pattern_numbers(on):
@@ -107,11 +83,6 @@ def look_up(on, images, test_on, shrink=5):
 
 def test_mse(reconstruction, data):
     return F.mse_loss(reconstruction, data.test_images.flatten(1)).item()
-
-
-def table_row(on, test_on, data):
-    """What answers carry: their entropy, and the lookup table's test MSE."""
-    return {"bits": entropy_bits(on), "table": test_mse(look_up(on, data.images, test_on), data)}
 
 
 def grow_tree(on, images, labels, depth):
@@ -180,20 +151,18 @@ def random_rotation(count, generator):
     return orthonormal(torch.randn(count, count, generator=generator, dtype=torch.float64))
 
 
-def principal_components(images, count):
-    """The mean (784,) and the first principal components (784, count) of images, in double
-    precision."""
-    pixels = images.flatten(1)
-    mean = pixels.mean(0)
-    covariance = (pixels - mean).t().double() @ (pixels - mean).double() / len(pixels)
-    return mean.double(), torch.linalg.eigh(covariance)[1][:, -count:].flip(1)
-
-
 # --- Features ---
 
 def mean_norm(model):
-    """The mean norm of the decoder's columns, one a node."""
+    """The mean norm of the decoder's columns, one for each node."""
     return model.decoder.weight.norm(dim=0).mean().item()
+
+
+def mean_contrast(model, hidden):
+    """How much the nodes change the decoder's input: the norm of a node's column times the standard
+    deviation of its activation (n, nodes), averaged over the nodes. Halved activations and doubled
+    weights have the same contrast."""
+    return (model.decoder.weight.norm(dim=0) * hidden.std(0)).mean().item()
 
 
 def count_top_digits(encoder, images, labels):
@@ -267,14 +236,3 @@ def nearest_of(count, data, steps=30):
         means = torch.stack([pixels[nearest == index].mean(0) for index in range(count)])
     means = means.clamp(-1, 1)
     return means[torch.cdist(test, means).argmin(1)]
-
-
-def reference_numbers(components, test_scores, data):
-    """The test MSE of other reconstructions: the best within tanh's range, the mean image, and
-    principal components; the variance that the first of them explains."""
-    (mean, axes), test = components, data.test_images.flatten(1)
-    linear = (mean + test_scores @ axes.t()).float()
-    return {"tanh": test_mse(test.clamp(-1, 1), data),
-            "tanh-explained": variance_explained(test, test.clamp(-1, 1)),
-            "mean-image": test_mse(mean.float().clamp(-1, 1).expand_as(test), data),
-            "pca": test_mse(linear.clamp(-1, 1), data)}

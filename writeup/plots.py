@@ -8,25 +8,21 @@ import itertools
 from matplotlib.figure import Figure
 from torchvision.utils import make_grid
 
+import codelet7
 import utils
-from utils import BLUE, DPI, GREY, ORANGE, to_grey
+from codelet7 import EPOCHS, WEAK
+from utils import BLUE, DPI, GREY, ON, ORANGE, to_grey
+from writeup import measures
 
 WIDE = 1380
 SIDE = 28  # pixels of an image
-GREEN = "#009e73"  # Okabe-Ito, as utils' colours
-NORM_RUNS = {  # the runs of norms.png: label, colour, marker, whether it is filled
-    "strong-fast": ("no limit, 1e-3", ORANGE, "o", True),
-    "strong": ("no limit, 1e-4", ORANGE, "o", False),
-    "limit-5": ("norm at most 5, 10, 20, 40, 1e-3", "black", "s", False),
-    "limit-10": (None, "black", "s", False), "limit-20": (None, "black", "s", False),
-    "limit-40": (None, "black", "s", False),
-    "strong-decay-fast": ("weight decay, 1e-3", BLUE, "o", True),
-    "strong-decay": ("weight decay, 1e-4", BLUE, "o", False),
-    "strong-encoder-decay-fast": ("decay of the encoder, 1e-3", GREEN, "x", True),
-    "strong-decoder-decay-fast": ("decay of the decoder, 1e-3", GREEN, "+", True)}
+PURPLE = "#aa4499"  # of weak activations
+PROFILES = {  # the runs of switch.png's small panels, and their heads there
+    "blobs": "the assignment's\npenalty", "whispers": "stronger penalty\n",
+    "limited": "stronger penalty\nand limit"}
 KINDS = {  # the runs of kinds.png, and their heads there
-    "default": "my run: blobs", "strong-decay": "stronger penalty, decay: digits",
-    "hundred-decay": "100 nodes, penalty, decay: strokes"}
+    "blobs": "my run: blobs", "digits": "stronger penalty, decay: digits",
+    "strokes": "100 nodes, stronger penalty, decay: strokes"}
 
 
 def new_figure(width, height):
@@ -113,44 +109,54 @@ def plot_tree(tree, covariance, path):
 
 
 @utils.styled
-def plot_norms(runs, path):
-    """Save, against the mean norm of the decoder's columns, the weak share and the effective number
-    of active nodes. runs: for each of NORM_RUNS, for each seed, rows (norm, weak share, effective
-    number of active nodes), one for each epoch."""
-    figure = new_figure(WIDE, 414)
-    panels = axes_at(figure, 130, 8, 560, 262), axes_at(figure, 790, 8, 560, 262)
-    for name, (label, colour, marker, filled) in NORM_RUNS.items():
-        for seed_label, rows in zip([label] + [None] * 9, runs[name]):
-            norms, *columns = zip(*rows)
-            for axes, values in zip(panels, columns):
-                axes.plot(norms, values, marker, color=colour, markersize=3, markeredgewidth=0.7,
-                          markerfacecolor=colour if filled else "none", label=seed_label)
-    panels[0].set(ylim=(0, 1), ylabel="weak share", yticks=[0, 0.25, 0.5, 0.75, 1],
-                  yticklabels=["0%", "25%", "50%", "75%", "100%"])
-    panels[1].set(ylim=(1, None), ylabel="effective number")
-    for axes in panels:
-        axes.set(xlim=(0, None), xlabel="mean norm of the decoder's columns")
-    figure.legend(*panels[0].get_legend_handles_labels(), frameon=False, fontsize=7.5, ncols=4,
-                  loc="lower center", handletextpad=0, columnspacing=1, labelspacing=0.2)
+def plot_switch(shares, hidden, path):
+    """Save the weak share by epoch of runs that are switched after EPOCHS, and beside it, for the
+    models of PROFILES, from where in 0 to 1 their total activation comes.
+
+    shares: {(run, its second stage): for each seed, the weak share from epoch 0 on}; a run or stage
+    whose name ends in "limited" has a limited norm. hidden: {model: activations (n, nodes)}.
+    """
+    figure = new_figure(WIDE, 380)
+    axes = axes_at(figure, 124, 12, 546, 280)
+    for stages, seeds in shares.items():
+        for weak in seeds:
+            for stage, epochs in zip(stages, (range(1, EPOCHS + 1), range(EPOCHS, len(weak)))):
+                axes.plot(epochs, [weak[epoch] for epoch in epochs], linewidth=1.3,
+                          color=BLUE if stage.endswith("limited") else ORANGE)
+    axes.axvline(EPOCHS, color=GREY, linewidth=0.8, linestyle=":")
+    axes.text(EPOCHS, 1, " switch", color=GREY, va="top")
+    axes.text(2 * EPOCHS, 0.78, "no limit", color=ORANGE, ha="right")
+    axes.text(2 * EPOCHS, 0.15, "norm limited to 10", color=BLUE, ha="right")
+    axes.set(xlim=(0, 2 * EPOCHS), ylim=(0, 1), xlabel="epoch", ylabel="weak share",
+             yticks=[0, 0.25, 0.5, 0.75, 1], yticklabels=["0%", "25%", "50%", "75%", "100%"])
+    profiles = {name: measures.activation_profile(hidden[name]) for name in PROFILES}
+    highest = max(profile.max() for profile in profiles.values())
+    for place, (name, head) in enumerate(PROFILES.items()):
+        axes, bins = axes_at(figure, 758 + 210 * place, 72, 188, 220), len(profiles[name])
+        axes.bar([(place + 0.5) / bins for place in range(bins)], profiles[name], 0.9 / bins,
+                 color=[PURPLE if place < WEAK * bins else GREY for place in range(bins)])
+        on = (hidden[name] > ON).sum(1).double().mean()
+        axes.text(0.16, 0.97, f"{codelet7.weak_share(hidden[name]):.0%} weak", color=PURPLE,
+                  va="top", transform=axes.transAxes)
+        axes.text(0.16, 0.85, f"{on:.1f} nodes on", va="top", transform=axes.transAxes)
+        axes.set(xlim=(0, 1), ylim=(0, 1.25 * highest), xticks=[0, WEAK, 0.5, 1], yticks=[],
+                 xticklabels=["0", "", "0.5", "1"], xlabel="activation")
+        write_at(figure, 758 + 210 * place + 94, 8, head, ha="center", fontweight="bold")
+    write_at(figure, 736, 182, "share of total activation", fontsize=7, rotation=90, va="center", ha="center")
     utils.save(figure, path)
 
 
 @utils.styled
 def plot_curve(rows, end, path):
     """Save the test MSE of model and lookup table by epoch, and below it the share of saturated
-    activations. rows: for each seed, mine first, {epoch: {"mse", "table", "saturated"}} from epoch
-    0, the untrained model, on; the band of all seeds is drawn pale. end: the default run's last
-    epoch."""
+    activations. rows: {epoch: {"mse", "table", "saturated"}} from epoch 0, the untrained model, on.
+    end: the default run's last epoch."""
     figure = new_figure(660, 390)
     upper, lower = axes_at(figure, 120, 8, 515, 200), axes_at(figure, 120, 230, 515, 80)
-    epochs = list(rows[0])
     for axes, key, colour, line in ((upper, "mse", ORANGE, "-"), (upper, "table", BLUE, "--"),
                                     (lower, "saturated", GREY, "-")):
-        seeds = [[row[key] for row in seed.values()] for seed in rows]
-        axes.plot(epochs, seeds[0], line, color=colour, linewidth=1.6)
-        axes.fill_between(epochs, [*map(min, *seeds)], [*map(max, *seeds)], color=colour, alpha=0.3,
-                          linewidth=0)
-        axes.set_xlim(0, max(epochs))
+        axes.plot([*rows], [row[key] for row in rows.values()], line, color=colour, linewidth=1.6)
+        axes.set_xlim(0, max(rows))
         axes.axvline(end, color=GREY, linewidth=0.8, linestyle=":")
     upper.text(end + 0.8, 0.655, f"my run ends\n(epoch {end})", color=GREY, va="top")
     upper.set(ylim=(0.475, 0.66), ylabel="test MSE", yticks=[0.5, 0.55, 0.6, 0.65],
@@ -183,7 +189,7 @@ def plot_kinds(models, image, path):
         code.bar(range(count), hidden[0], width=0.8, color=ORANGE)
         code.set(ylim=(0, 1), xlim=(-0.7, count - 0.3), yticks=[0, 1], xticks=[])
         code.tick_params(length=2, pad=1, labelsize=7.5)
-        for place, text, align in ((0, "image", "left"), (wide / 2 - 7, "activations", "center"),
+        for place, text, align in ((0, "image", "left"), (wide / 2 - 24, "activations", "center"),
                                    (wide - 3, "reconstruction", "right")):
             write_at(figure, left + place, below + 87, text, ha=align)
     utils.save(figure, path)
