@@ -129,7 +129,7 @@ class Painting(unittest.TestCase):
         encoder.weight.view(28, 28)[10, 10] = 1
         encoder.bias.fill_(-1)
         row = measures.intervention(encoder, torch.zeros(5, 1, 28, 28), 0, 2.0, (8, 8), (5, 5))
-        self.assertEqual(row, {"before": 0, "after": 1, "points": 100, "median": 0, "extreme": 0})
+        self.assertEqual(row, {"before": 0, "after": 1, "median": 0, "extreme": 0})
         encoder.weight.view(28, 28)[10, 20] = 1  # in the same rows
         row = measures.intervention(encoder, torch.zeros(5, 1, 28, 28), 0, 2.0, (8, 8), (5, 5))
         self.assertEqual(row["extreme"], 1)

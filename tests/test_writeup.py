@@ -1,7 +1,6 @@
 """The PDF's numbers are those of results.json, and the README's are the same."""
 
 import contextlib
-import functools
 import hashlib
 import io
 import json
@@ -105,14 +104,16 @@ class Experiments(TestCase):
                                        {"weight_decay": 0.1, "lr": 1e-3}), expected)
 
     def test_limit_norm_and_decay_of_a_part(self):
-        norms = {limit: self.train({}, limit and {limit: 1.5}).decoder.weight.norm(dim=0)
-                 for limit in ("limit", "norm")}
-        with self.assertRaises(ValueError):  # a training that fails leaves no hook behind
-            experiments.train(experiments.new_model(0), self.data, 0, 1, lr=-1.0, norm=1.5)
+        norms = {option: self.train({}, {option: value}).decoder.weight.norm(dim=0)
+                 for option, value in (("limit", 1.5), ("norm", 5.0))}
+        failed = experiments.new_model(0)
+        with self.assertRaises(ValueError):
+            experiments.train(failed, self.data, 0, 1, lr=-1.0, norm=9.0)
         free = self.train({}, {}).decoder.weight.norm(dim=0)
+        self.assertLess(failed.decoder.weight.norm(dim=0).max(), 8)  # its hook has gone
         self.assertGreater(free.min(), 2)
         self.assertLessEqual(norms["limit"].max(), 1.5 + 1e-5)
-        torch.testing.assert_close(norms["norm"], torch.full((10,), 1.5))
+        torch.testing.assert_close(norms["norm"], torch.full((10,), 5.0))
         high = self.train({}, {"limit": 50.0})  # no column reaches it: nothing is scaled up
         torch.testing.assert_close(high.decoder.weight.norm(dim=0), free)
         decayed = {part: self.train({}, {"weight_decay": 0.1, "part": part})
@@ -124,13 +125,13 @@ class Experiments(TestCase):
     def test_a_second_stage_goes_on_from_the_end_of_another_run(self):
         first = ({0: 1}, {"hDims": 10, "sparsity_weight": 1e-4, "rho": 0.05}, {"lr": 0.01})
         second = self.train({}, {"start": "first"}, epochs=1, first=first)
+        changed = (first[0], first[1] | {"sparsity_weight": 0.5}, first[2])  # trains both anew
+        third = self.train({}, {"start": "first"}, epochs=1, first=changed)
+        self.assertFalse(torch.equal(third.encoder.weight, second.encoder.weight))
         model = self.train({}, {}, epochs=1)
         loader = codelet7.make_dataloader(self.data.images, self.data.labels, 64)
         codelet7.train(model.requires_grad_(True), loader, 1, 0.01, 0, after_epoch=lambda *_: None)
         self.assertSame(second, model)
-        changed = (first[0], first[1] | {"sparsity_weight": 0.5}, first[2])  # trains both anew
-        third = self.train({}, {"start": "first"}, epochs=1, first=changed)
-        self.assertFalse(torch.equal(third.encoder.weight, second.encoder.weight))
 
     def test_variants_start_alike_and_decode_otherwise(self):
         plain, linear, winner = (experiments.new_model(0, hDims=3, variant=variant)
@@ -211,7 +212,6 @@ class Plots(TestCase):
             20: {"mse": 0.55, "table": 0.52, "saturated": 0.3}}, 20)
         self.assertEqual([line.get_ydata()[-1] for line in (*upper.lines[::2], lower.lines[0])],
                          [0.55, 0.52, 0.3])
-        axes, _ = self.draw(functools.partial(plots.plot_node, heads=True), weights, covariance,
-                            torch.rand(8, 1, 28, 28))
+        axes, _ = self.draw(plots.plot_node, weights, covariance, torch.rand(8, 1, 28, 28))
         for panel, numbers in zip(axes, (weights, covariance)):
             np.testing.assert_allclose(panel.images[0].get_array().flatten(), numbers)

@@ -228,7 +228,8 @@ def measure_switch():
                                 for weak in (weak_by_epoch(name, seed) for seed in RUNS[name][0])])
               for name in ("whispers-limited", "limited-freed", "whispers-decay", "whispers-on",
                            "limited-on")}
-    return shares | {"fixed": {str(epoch): weak_by_epoch("fixed")[epoch] for epoch in (1, 5, EPOCHS)}}
+    fixed = weak_by_epoch("fixed")
+    return shares | {"fixed": {str(epoch): fixed[epoch] for epoch in (1, 5, EPOCHS)}}
 
 
 def winner_share(epoch):
@@ -236,6 +237,14 @@ def winner_share(epoch):
     that node."""
     hidden = model_at("winner", epoch=epoch).encode(load().images)
     return (hidden.amax(1) > ON).double().mean().item()
+
+
+def rise_without_weak(model):
+    """How much the test MSE rises if all weak activations are set to 0."""
+    data = load()
+    hidden, reconstruction = model(data.test_images)
+    strong = model.decode(hidden * (hidden >= codelet7.WEAK))
+    return measures.test_mse(strong, data) - measures.test_mse(reconstruction, data)
 
 
 def measure_sparsity():
@@ -256,6 +265,8 @@ def measure_sparsity():
         "same-mse": {"ten": weak_at_mse(free, runs["digits"]["mine"]["mse"]),
                      "hundred": weak_at_mse(hundred, runs["strokes"]["mine"]["mse"])},
         "spread": max(100 * (rows["max"]["weak"] - rows["min"]["weak"]) for rows in runs.values()),
+        "without-weak": {name: rise_without_weak(model_at(name)) for name in (
+            "blobs", "digits", "limited", "whispers")},
         "winner": {str(epoch): winner_share(epoch) for epoch in (1, EPOCHS)},
         "ten-images": measures.test_mse(measures.nearest_of(10, load()), load()),
         "penalty": penalty_numbers()}
@@ -320,10 +331,7 @@ def measure_nodes(shares):
         "top-9-7": int(measures.count_top_digits(mine.encoder, data.images, data.labels)[9, 7]),
         "top-untrained": int(measures.count_top_digits(untrained.encoder, data.images,
                                                        data.labels).max()),
-        "least-digits": int((shares > 0.5).sum(1).min()),
-        "start-correlation": {part: measures.correlation(*(
-            getattr(model, part).weight.view(-1, 1) for model in (mine, untrained))).item()
-            for part in ("encoder", "decoder")}}
+        "least-digits": int((shares > 0.5).sum(1).min())}
 
 
 def measure_seeds():
@@ -367,8 +375,7 @@ def draw(model, hidden, curve, shares):
     examples = utils.pick_examples(model.encoder(data.images.flatten(1)))
     for node in PAGE_ONE:
         plots.plot_node(model.decoder.weight[:, node], covariance[node],
-                        data.images[examples[:, node]], macros.HERE / f"node_{node}.png",
-                        heads=node == PAGE_ONE[0])
+                        data.images[examples[:, node]], macros.HERE / f"node_{node}.png")
     plots.plot_switch(
         {(name, then): [weak_by_epoch(name, seed) + weak_by_epoch(then, seed)[1:]
                         for seed in SEEDS]

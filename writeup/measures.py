@@ -193,8 +193,7 @@ def intervention(encoder, images, node, colour, place, size):
     down, across = torch.meshgrid(*map(torch.arange, shares.shape), indexing="ij")
     apart = shares[((down - place[0]).abs() >= size[0]) | ((across - place[1]).abs() >= size[1])]
     extreme = apart.max() if after > before else apart.min()
-    return {"before": before, "after": after, "points": 100 * (after - before),
-            "median": median(apart), "extreme": extreme.item()}
+    return {"before": before, "after": after, "median": median(apart), "extreme": extreme.item()}
 
 
 def spot_effects(encoder, features, images):
@@ -227,8 +226,8 @@ def summarize_spots(effects):
 # --- Reference values ---
 
 def nearest_of(count, data, steps=30):
-    """The test images, each replaced by the nearest of `count` images within tanh's range: (n, 784).
-    k-means finds these (Lloyd's algorithm), from the first training images on."""
+    """The test images, each replaced by the nearest of `count` images within tanh's range, which
+    k-means finds (Lloyd's algorithm), from the first training images on: (n, 784)."""
     pixels, test = data.images.flatten(1), data.test_images.flatten(1)
     means = pixels[:count].clone()
     for _ in range(steps):

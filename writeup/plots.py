@@ -21,8 +21,8 @@ PROFILES = {  # the runs of switch.png's small panels, and their heads there
     "blobs": "the assignment's\npenalty", "whispers": "stronger penalty\n",
     "limited": "stronger penalty\nand limit"}
 KINDS = {  # the runs of kinds.png, and their heads there
-    "blobs": "my run: blobs", "digits": "stronger penalty, decay: digits",
-    "strokes": "100 nodes, stronger penalty, decay: strokes"}
+    "blobs": "blobs: my run", "digits": "digits: stronger penalty, decay",
+    "strokes": "strokes: 100 nodes, penalty, decay"}
 
 
 def new_figure(width, height):
@@ -56,17 +56,14 @@ def draw_weights(figure, left, top, weights, size):
 
 
 @utils.styled
-def plot_node(weights, covariance, examples, path, heads):
+def plot_node(weights, covariance, examples, path):
     """Save a node's strip: its decoder weights and pixel covariance, (784,) each, and eight images
-    (8, 1, 28, 28) from its whole range; with a head over each, or without."""
-    top = 32 if heads else 0
-    figure = new_figure(484, top + 118)
-    draw_weights(figure, 0, top, weights, 116)
-    draw_weights(figure, 122, top, covariance, 116)
+    (8, 1, 28, 28) from its whole range."""
+    figure = new_figure(484, 118)
+    draw_weights(figure, 0, 0, weights, 116)
+    draw_weights(figure, 122, 0, covariance, 116)
     grid = make_grid(examples, 4, padding=1, pad_value=utils.WHITE)[:, 1:-1, 1:-1]
-    draw_image(figure, 250, top, grid, 232)
-    for middle, head in ((58, "decoder"), (180, "covariance"), (366, "low to high activation")):
-        write_at(figure, middle, 4, head if heads else "", ha="center")
+    draw_image(figure, 250, 0, grid, 232)
     utils.save(figure, path)
 
 
@@ -142,7 +139,8 @@ def plot_switch(shares, hidden, path):
         axes.set(xlim=(0, 1), ylim=(0, 1.25 * highest), xticks=[0, WEAK, 0.5, 1], yticks=[],
                  xticklabels=["0", "", "0.5", "1"], xlabel="activation")
         write_at(figure, 758 + 210 * place + 94, 8, head, ha="center", fontweight="bold")
-    write_at(figure, 736, 182, "share of total activation", fontsize=7, rotation=90, va="center", ha="center")
+    write_at(figure, 736, 182, "share of total activation", fontsize=7, rotation=90, va="center",
+             ha="center")
     utils.save(figure, path)
 
 
