@@ -3,7 +3,7 @@
     python -m extras.explorer
 
 trains four sparse autoencoders on MNIST with codelet7's own functions and writes explorer.html
-beside this file, from explorer_template.html; this takes about three minutes on one core. The page
+beside this file, from explorer_template.html; this takes about five minutes on one core. The page
 is self-contained: the models and some digits of MNIST are in it. Double-click it to open it.
 """
 

@@ -283,7 +283,7 @@ class InABrowser(unittest.TestCase):
                                "cut": PAGE[:10**6], "damaged": PAGE.replace(".3081", ".3")}.items():
                 Path(folder, f"{name}.html").write_text(page, encoding="utf-8")
             run = subprocess.run([BROWSER, *FLAGS.split(), f"--user-data-dir={folder}/profile",
-                                  f"file://{folder}/all.html"], capture_output=True, timeout=300,
+                                  f"file://{folder}/all.html"], capture_output=True, timeout=200,
                                  text=True, encoding="utf-8", errors="replace")
         found = re.search(r"<pre>(.*?)</pre>", run.stdout, re.DOTALL)
         if not found:
