@@ -232,7 +232,7 @@ const look = () => ({hash: view.location.hash, words: ["note", "drawn", "sum"].m
 const STEPS = {
   start() {}, zero: () => $$("#samples button", 1).click(), selected: () => drag(8, 0.001),
   pinned: () => drag(8, 2), lost: () => drag(4, 1, "pointercancel"), undone: () => click("undo"),
-  typed() { type(2, "0,3"); }, twice() { press(bar(4), "End"); click("undo"); click("undo"); },
+  typed: () => type(2, "0,3"), back3() { press(bar(4), "End"); [1, 2, 3].map(() => click("undo")); },
   first() { click("play"); click("forth"); }, digits() { type(4, 1); choose(1); },
   whispers: () => choose(2), back: () => view.history.back(), strokes: () => choose(3),
   tile: () => press($$(".tile", 31), " "), end: () => press(bar(0), "End"),
@@ -322,12 +322,11 @@ class InABrowser(unittest.TestCase):
                 assert_near(torch.tensor(actual), expected, atol=1.5, msg=step)
 
     def test_undo_back_links_and_keys_lead_to_the_state(self):
-        zero, pinned = "1&sample=1&node=8", "&epoch=0.1&sample=1&node=8&pin=4:1"
-        many = "4&epoch=0.1&sample=1"
+        zero, pinned, many = "1&sample=1&node=8", "&epoch=0.1&node=6&pin=4:1", "4&epoch=0.1"
         self.assertEqual([shown["hash"][7:] for shown in self.found.steps.values()], [
             "", "1&sample=1", zero, zero + "&pin=8:1", zero + "&pin=8:1", zero, zero + "&pin=2:0.3",
-            zero, "1" + pinned[:-8], "2" + pinned, "3" + pinned,
-            "1" + pinned, many, many + "&node=31", many + "&node=31&pin=31:1", many + "&node=31",
+            "1", "1" + pinned[:-8], "2" + pinned, "3" + pinned, "1" + pinned, many,
+            many + "&node=31", many + "&node=31&pin=31:1", many + "&node=31",
             many + "&node=31&pin=31:1", "3&sample=11&node=5&pin=5:0.2", "1&sample=1"])
         self.assertIn("released the pins", self.found.steps["strokes"]["words"][0])
 
