@@ -268,6 +268,8 @@ def measure_sparsity():
         "without-weak": {name: rise_without_weak(model_at(name)) for name in (
             "blobs", "digits", "limited", "whispers")},
         "winner": {str(epoch): winner_share(epoch) for epoch in (1, EPOCHS)},
+        "mean-image": measures.test_mse(load().images.mean(0).flatten().clamp(-1, 1).expand(
+            len(load().test_images), -1), load()),
         "ten-images": measures.test_mse(measures.nearest_of(10, load()), load()),
         "penalty": penalty_numbers()}
 

@@ -17,7 +17,7 @@ HERE = Path(__file__).resolve().parent
 
 def percent(share):
     """A share in per cent, for LaTeX: whole, with one decimal near none and near all."""
-    form = ".1%" if 0 < share < 0.005 or 0.995 <= share < 1 else ".0%"
+    form = ".1%" if 0.0005 <= share < 0.005 or 0.995 <= share < 1 else ".0%"
     return format(share, form).replace("%", r"\%")
 
 

@@ -18,11 +18,11 @@ WIDE = 1380
 SIDE = 28  # pixels of an image
 PURPLE = "#aa4499"  # of weak activations
 PROFILES = {  # the runs of switch.png's small panels, and their heads there
-    "blobs": "the assignment's\npenalty", "whispers": "stronger penalty\n",
-    "limited": "stronger penalty\nand limit"}
+    "blobs": "assignment's\npenalty", "whispers": "stronger\npenalty",
+    "limited": "stronger\npenalty, limit"}
 KINDS = {  # the runs of kinds.png, and their heads there
     "blobs": "blobs: my run", "digits": "digits: stronger penalty, decay",
-    "strokes": "strokes: 100 nodes, penalty, decay"}
+    "strokes": "strokes: 100 nodes"}
 
 
 def new_figure(width, height):
@@ -113,8 +113,8 @@ def plot_switch(shares, hidden, path):
     shares: {(run, its second stage): for each seed, the weak share from epoch 0 on}; a run or stage
     whose name ends in "limited" has a limited norm. hidden: {model: activations (n, nodes)}.
     """
-    figure = new_figure(WIDE, 380)
-    axes = axes_at(figure, 124, 12, 546, 280)
+    figure = new_figure(WIDE, 540)
+    axes = axes_at(figure, 124, 12, 546, 440)
     for stages, seeds in shares.items():
         for weak in seeds:
             for stage, epochs in zip(stages, (range(1, EPOCHS + 1), range(EPOCHS, len(weak)))):
@@ -129,18 +129,17 @@ def plot_switch(shares, hidden, path):
     profiles = {name: measures.activation_profile(hidden[name]) for name in PROFILES}
     highest = max(profile.max() for profile in profiles.values())
     for place, (name, head) in enumerate(PROFILES.items()):
-        axes, bins = axes_at(figure, 758 + 210 * place, 72, 188, 220), len(profiles[name])
+        axes, bins = axes_at(figure, 758 + 210 * place, 72, 170, 380), len(profiles[name])
         axes.bar([(place + 0.5) / bins for place in range(bins)], profiles[name], 0.9 / bins,
                  color=[PURPLE if place < WEAK * bins else GREY for place in range(bins)])
         on = (hidden[name] > ON).sum(1).double().mean()
         axes.text(0.16, 0.97, f"{codelet7.weak_share(hidden[name]):.0%} weak", color=PURPLE,
                   va="top", transform=axes.transAxes)
-        axes.text(0.16, 0.85, f"{on:.1f} nodes on", va="top", transform=axes.transAxes)
+        axes.text(0.16, 0.91, f"{on:.1f} nodes on", va="top", transform=axes.transAxes)
         axes.set(xlim=(0, 1), ylim=(0, 1.25 * highest), xticks=[0, WEAK, 0.5, 1], yticks=[],
                  xticklabels=["0", "", "0.5", "1"], xlabel="activation")
-        write_at(figure, 758 + 210 * place + 94, 8, head, ha="center", fontweight="bold")
-    write_at(figure, 736, 182, "share of total activation", fontsize=7, rotation=90, va="center",
-             ha="center")
+        write_at(figure, 758 + 210 * place + 85, 8, head, ha="center", fontweight="bold")
+    write_at(figure, 736, 262, "share of total activation", rotation=90, va="center", ha="center")
     utils.save(figure, path)
 
 
