@@ -232,7 +232,7 @@ const look = () => ({hash: view.location.hash, words: ["note", "drawn", "sum"].m
 const STEPS = {
   start() {}, zero: () => $$("#samples button", 1).click(), selected: () => drag(8, 0.001),
   pinned: () => drag(8, 2), lost: () => drag(4, 1, "pointercancel"), undone: () => click("undo"),
-  typed: () => type(2, "0,3"), back3() { press(bar(4), "End"); [1, 2, 3].map(() => click("undo")); },
+  typed: () => type(2, "0,3"), back3() { type(4, 1); [1, 2, 3].map(() => click("undo")); },
   first() { click("play"); click("forth"); }, digits() { type(4, 1); choose(1); },
   whispers: () => choose(2), back: () => view.history.back(), strokes: () => choose(3),
   tile: () => press($$(".tile", 31), " "), end: () => press(bar(0), "End"),
