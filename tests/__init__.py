@@ -57,7 +57,7 @@ def contents(folder):
 
 class TestCase(unittest.TestCase):
     """A test in a temporary folder (self.folder), in which a few stand-in digits take MNIST's place
-    (self.files, self.archives); a download looks for them in self.mirror."""
+    (self.files, self.archives; self.data, normalized); a download looks for them in self.mirror."""
 
     def setUp(self):
         torch.manual_seed(0)
@@ -65,7 +65,10 @@ class TestCase(unittest.TestCase):
         self.raw = self.folder / "data" / "MNIST" / "raw"
         self.mirror = self.folder / "mirror"
         self.figures = self.folder / "figures"
-        self.files = idx_files(draw_few())
+        few = draw_few()
+        self.data = few._replace(images=codelet7.normalize(few.images),
+                                 test_images=codelet7.normalize(few.test_images))
+        self.files = idx_files(few)
         self.archives = {f"{name}.gz": gzip.compress(data, 1, mtime=0)
                          for name, data in self.files.items()}
         for target, name, value in (
@@ -82,8 +85,8 @@ class TestCase(unittest.TestCase):
 
     def put(self, folder, files):
         """Write {name: bytes} into a folder."""
-        folder.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
 
     def run_main(self, *arguments, **settings):
@@ -103,7 +106,7 @@ class TestCase(unittest.TestCase):
     def assertFails(self, code, words, *arguments, **settings):
         """main() ends with `code`; the last line on stderr is an error message with all `words`."""
         actual, _, err = self.run_main(*arguments, **settings)
-        self.assertEqual(actual, code, err)
+        self.assertEqual(actual, code, f"{arguments} {settings} {err}")
         line = err.splitlines()[-1]
         self.assertRegex(line, r"^codelet7\.py: error: ")
         for word in words:

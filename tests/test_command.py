@@ -5,7 +5,6 @@ import runpy
 import signal
 import subprocess
 import sys
-import types
 import unittest
 from pathlib import Path
 from unittest import mock
@@ -17,7 +16,7 @@ from PIL import Image
 import codelet7
 import digits
 import utils
-from tests import ROOT, SETTINGS, TestCase, contents, draw_few, flags, md5
+from tests import ROOT, SETTINGS, TestCase, contents, flags, md5
 
 WHOLE_STANDIN = digits.draw_standin  # TestCase sets a smaller one
 FIGURES = {"reconstruction.png", "nodes.png", "node_0.png", "node_1.png", "node_2.png"}
@@ -33,20 +32,16 @@ class Run(TestCase):
         with mock.patch.object(codelet7, "visualize", wraps=codelet7.visualize) as visualize:
             code, out, err = self.run_main(epochs=3, batch_size=100, hidden_dims=3)
         self.assertEqual((code, err), (0, ""))
-        header, settings, *epochs, test, sparsity, figures = out.splitlines()
+        header, settings, *epochs, test, sparsity, _ = out.splitlines()
         self.assertEqual(header, "Data: MNIST, 1,000 training and 200 test images. Device: cpu.")
-        self.assertEqual(settings, "MNIST: nodes 3, rho 0.05, penalty weight 0.0001, "
-                                   "learning rate 0.0001, weight decay 0, batch size 100, "
-                                   "epochs 3, seed 0.")
-        self.assertEqual(len(epochs), 3)
-        for number, line in enumerate(epochs, 1):
-            self.assertRegex(line, rf"^Epoch: {number}/3 - Train Loss: \d\.\d{{4}}$")
-        images, test_images = (codelet7.normalize(draw_few()[field]) for field in (1, 3))
+        self.assertEqual(settings, "MNIST: nodes 3, rho 0.05, penalty weight 0.0001, learning "
+                                   "rate 0.0001, weight decay 0, batch size 100, epochs 3, seed 0.")
         for kind, call in zip(("untrained", "trained"), visualize.call_args_list, strict=True):
             model, shown, _, folder, title = call.args
-            self.assertTrue(torch.equal(shown, images))
+            self.assertTrue(torch.equal(shown, self.data.images))
             self.assertEqual(folder, self.figures / kind)
-            self.assertTrue(title.startswith(f"Training images, {kind} model. MNIST: "), title)
+            self.assertEqual(title, f"Training images, {kind} model. {settings}")
+        test_images = self.data.test_images
         self.assertEqual(test, f"Test Loss: {codelet7.evaluate(model, test_images):.4f}")
         self.assertEqual(sparsity, f"Test images: {codelet7.describe(model, test_images)}")
         self.assertEqual(names(self.figures), {"batch.png", "untrained", "trained"})
@@ -55,16 +50,17 @@ class Run(TestCase):
         self.assertEqual(names(trained), FIGURES | {"loss.png", "losses.csv", "model.pt"})
         for path in self.figures.rglob("*.png"):
             with Image.open(path) as image:
-                image.verify()
                 self.assertGreaterEqual(image.info["dpi"][0], 150)
                 self.assertNotIn("Software", image.info)  # the version would differ elsewhere
             self.assertLess(path.stat().st_size, 1_000_000)
-        rows = [line.split(",") for line in (trained / "losses.csv").read_text().splitlines()]
-        self.assertEqual(rows[0], ["epoch", "loss", "mse", "weighted_penalty"])
-        for (epoch, loss, mse, penalty), line in zip(rows[1:], epochs):
-            self.assertTrue(line.startswith(f"Epoch: {epoch}/3 "))
-            self.assertAlmostEqual(float(line.split()[-1]), float(loss), delta=5.1e-5)
-            self.assertAlmostEqual(float(mse) + float(penalty), float(loss), places=5)
+        head, *rows = (trained / "losses.csv").read_text().splitlines()
+        self.assertEqual((head, len(rows)), ("epoch,loss,mse,weighted_penalty", 3))
+        for number, (row, line) in enumerate(zip(rows, epochs, strict=True), 1):
+            self.assertRegex(line, rf"^Epoch: {number}/3 - Train Loss: \d\.\d{{4}}$")
+            epoch, loss, mse, penalty = map(float, row.split(","))
+            self.assertEqual(epoch, number)
+            self.assertAlmostEqual(float(line.split()[-1]), loss, delta=5.1e-5)
+            self.assertAlmostEqual(mse + penalty, loss, places=5)
 
     def titles(self, *arguments, **settings):
         """The words in each figure of a run."""
@@ -101,8 +97,8 @@ class Run(TestCase):
                     titles = self.titles(**given)
                 for title in titles:
                     self.assertIn("MNIST: nodes 3, rho 0.1, penalty weight 0.5, learning rate "
-                                  "0.002, weight decay 0.01, batch size 32, epochs 2, "
-                                  "seed 7.", title)
+                                  "0.002, weight decay 0.01, batch size 32, epochs 2, seed 7.",
+                                  title)
                 models.append(self.model())
         self.assertTrue(torch.equal(*models))
         self.without_figures()
@@ -111,32 +107,29 @@ class Run(TestCase):
             self.assertFalse(torch.equal(models[0], self.model()), name)
 
     def test_home_is_expanded(self):
-        with mock.patch.dict(os.environ, {"HOME": "/my", "USERPROFILE": "/my",
-                                          "MNIST_ROOT": "~/mnist"}):
-            args = codelet7.parse_args(["--figures-dir", "~/figures"])
-            self.assertEqual((digits.default_root(), args.data_dir, args.figures_dir),
-                             (Path("/my/mnist"), Path("/my/mnist"), Path("/my/figures")))
-            args = codelet7.parse_args(["--figures-dir", "~nosuchuser/figures"])
-        self.assertEqual(args.figures_dir, Path("~nosuchuser/figures"))
+        with mock.patch.dict(os.environ, HOME="/my", USERPROFILE="/my", MNIST_ROOT="~/mnist"):
+            for given, expected in (("~", "/my"), ("~nosuchuser", "~nosuchuser")):
+                args = codelet7.parse_args([f"--figures-dir={given}/figures"])
+                self.assertEqual((digits.default_root(), args.data_dir, args.figures_dir), (
+                    Path("/my/mnist"), Path("/my/mnist"), Path(expected, "figures")))
 
 
 class Host(TestCase):
     """main() in another process: a notebook's, a debugger's."""
 
-    def test_uses_one_thread_and_restores_the_count(self):
+    def test_uses_one_thread_and_on_an_interrupt_restores_the_count(self):
         self.addCleanup(torch.set_num_threads, torch.get_num_threads())
+
+        def run(_):
+            self.assertEqual(torch.get_num_threads(), during)
+            raise KeyboardInterrupt  # it reaches the host
+
         for variable, during in (("", 1), ("3", 3)):
             torch.set_num_threads(3)
-            seen = []
-            with mock.patch.dict(os.environ, OMP_NUM_THREADS=variable), mock.patch.object(
-                    codelet7, "run", lambda _: seen.append(torch.get_num_threads())):
+            with mock.patch.dict(os.environ, OMP_NUM_THREADS=variable), \
+                    mock.patch.object(codelet7, "run", run), self.assertRaises(KeyboardInterrupt):
                 codelet7.main([])
-            self.assertEqual((seen, torch.get_num_threads()), ([during], 3))
-
-    def test_keyboard_interrupt_reaches_the_host(self):
-        with mock.patch.object(codelet7, "run", side_effect=KeyboardInterrupt), \
-                self.assertRaises(KeyboardInterrupt):
-            codelet7.main([])
+            self.assertEqual(torch.get_num_threads(), 3)
 
     def test_main_ignores_the_hosts_arguments(self):
         with mock.patch.object(sys, "argv", ["kernel", "--epochs=7"]), \
@@ -146,7 +139,7 @@ class Host(TestCase):
 
     def test_only_ipython_keeps_the_notebooks_backend(self):
         backend = "module://matplotlib_inline.backend_inline"
-        for modules, kept in (({"IPython": types.ModuleType("IPython")}, True), ({}, False)):
+        for modules, kept in (({"IPython": mock.Mock()}, True), ({}, False)):
             with mock.patch.dict(sys.modules, modules), \
                     mock.patch.dict(os.environ, MPLBACKEND=backend):
                 runpy.run_path(str(ROOT / "utils.py"))
@@ -163,8 +156,7 @@ class Errors(TestCase):
                              "--rho": [*number, "0", "1"], "--ep": ["3"],
                              "--device": ["gpu" if torch.cuda.is_available() else "cuda"]}.items():
             for value in values:
-                with self.subTest(flag=flag, value=value):
-                    self.assertFails(2, [flag], f"{flag}={value}")
+                self.assertFails(2, [flag], f"{flag}={value}")
         self.assertEqual(list(self.folder.iterdir()), [])
 
     def test_invalid_constants(self):
@@ -191,16 +183,12 @@ class Errors(TestCase):
     def test_a_full_disk_names_the_file_and_leaves_no_part_of_it(self):
         trained = self.figures / "standin" / "trained"
         self.put(trained, {"losses.csv": b"the last run's"})
-        replace = Path.replace
-        for name in ("batch.png", "model.pt", "losses.csv"):
-            def fail(temporary, path):
-                if path.name == name:
-                    raise OSError(28, "No space left on device")
-                replace(temporary, path)
-            with mock.patch.object(Path, "replace", fail), mock.patch.object(codelet7, "visualize"):
+        self.without_figures()
+        for before, name in enumerate(("batch.png", "model.pt", "losses.csv")):
+            effects = [None] * before + [OSError(28, "No space left on device")]
+            with mock.patch.object(Path, "replace", side_effect=effects):
                 self.assertFails(1, ["No space left on device", name], "--dataset=standin")
-        self.assertEqual((trained / "losses.csv").read_bytes(), b"the last run's")
-        self.assertEqual(names(trained), {"losses.csv", "model.pt"})
+        self.assertEqual(contents(trained), md5({"losses.csv": b"the last run's"}))
 
     def test_what_is_not_a_model_is_named(self):
         model, path = codelet7.new_model(0, 3), self.folder / "model.pt"
@@ -208,7 +196,6 @@ class Errors(TestCase):
         whole, state = path.read_bytes(), model.state_dict()
         others = [b"", b"<html>", whole[:len(whole) // 2]]
         for wrong in (model, {"model": state, "epoch": 3}, 7, list(state.values()),
-                      {f"module.{key}": value for key, value in state.items()},
                       codelet7.SparseAutoencoder(9, 3).state_dict()):
             torch.save(wrong, path)
             others.append(path.read_bytes())
@@ -221,17 +208,15 @@ class Errors(TestCase):
             codelet7.load_model(path)
 
     def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_trained_figures(self):
-        trained = self.figures / "standin" / "trained"
-        self.put(trained, {"nodes.png": b"the last run's"})
         self.without_figures()
-        codelet7.visualize.side_effect = lambda model, images, labels, folder, title: \
-            digits.write_whole(folder / "nodes.png", b"drawn")
         for settings, *words in ((dict(lr=1e38, epochs=5), "in epoch", "--lr"),
                                  (dict(sparsity_weight=1e38), "in epoch 1", "--sparsity-weight"),
                                  (dict(weight_decay=1e300), "in epoch 1", "--weight-decay"),
                                  (dict(lr=3e38, batch_size=1000), "after the last step")):
             self.assertFails(1, ["the loss is", *words], "--dataset=standin", **settings)
-        self.assertEqual(contents(trained), md5({"nodes.png": b"the last run's"}))
+        drawn = {call.args[3].name for call in codelet7.visualize.call_args_list}
+        self.assertEqual(drawn, {"untrained"})
+        self.assertEqual(names(self.figures / "standin" / "trained"), set())
 
 
 @unittest.skipIf(os.name == "nt", "Windows has other signals and streams")

@@ -6,6 +6,7 @@ import gzip
 import http.server
 import io
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -34,17 +35,14 @@ class MnistFiles(TestCase):
     def assertFound(self):
         data, err = self.load()
         self.assertEqual(data.name, "MNIST", err)
-        for ours, drawn in zip(data[1:], draw_few()[1:]):
-            self.assertTrue(torch.equal(ours, drawn))
+        self.assertTrue(all(map(torch.equal, data[1:], draw_few()[1:])))
 
-    def assertRefused(self, *words):
+    def assertRefused(self, words):
         """load_data() raises DataError with these words, and leaves every file as it was."""
         before = contents(self.folder)
         for dataset in ("auto", "mnist"):
-            with self.assertRaises(digits.DataError) as caught:
+            with self.assertRaisesRegex(digits.DataError, re.escape(words)):
                 self.load(dataset)
-            for word in words:
-                self.assertIn(str(word), str(caught.exception))
         self.assertEqual(contents(self.folder), before)
 
     def serve(self, files):
@@ -61,20 +59,14 @@ class MnistFiles(TestCase):
 
     def test_local_files_need_no_network_and_no_writes(self):
         mixed = dict([*self.files.items()][:2] + [*self.archives.items()][2:])
-        for files in (self.files, self.archives, mixed, self.files | self.archives):
-            shutil.rmtree(self.raw, ignore_errors=True)
+        unused = self.files | {"t10k-images-idx3-ubyte.gz": b"half a download"}
+        kaggle = {f"{name}/{name}": data for name, data in self.files.items()}
+        seven_zip = {name.replace("-idx", ".idx"): data for name, data in self.files.items()}
+        for files in (self.files, self.archives, mixed, unused, kaggle, seven_zip):
             self.put(self.raw, files)
             self.assertFound()
             self.assertEqual(contents(self.raw), md5(files))
-
-    def test_files_as_kaggle_and_7zip_unpack_them_are_found(self):
-        for name, data in self.files.items():
-            self.put(self.raw / name, {name: data})
-        self.assertFound()
-        shutil.rmtree(self.raw)
-        self.put(self.raw, {name.replace("-idx", ".idx"): data
-                            for name, data in self.files.items()})
-        self.assertFound()
+            shutil.rmtree(self.raw)
 
     def test_files_with_other_contents_are_refused_by_their_path(self):
         name, archive = "t10k-images-idx3-ubyte", "t10k-images-idx3-ubyte.gz"
@@ -85,18 +77,15 @@ class MnistFiles(TestCase):
                            (archive, b""), (archive, b"PK"), (archive, gzip.compress(other))):
             for others in ({}, self.archives):
                 self.put(self.raw, others | {file: data})
-                self.assertRefused(self.raw / file, "Move it away")
+                self.assertRefused(f"{self.raw / file} is damaged or from another data set (wrong "
+                                   "checksum). Move it away")
                 shutil.rmtree(self.raw)
-
-    def test_only_what_is_used_is_checked(self):
-        self.put(self.raw, self.files | {"t10k-images-idx3-ubyte.gz": b"half a download"})
-        self.assertFound()
 
     @unittest.skipIf(os.name == "nt", "symbolic links need a privilege on Windows")
     def test_a_dangling_link_is_named_and_not_replaced(self):
         self.serve(self.archives)
         link = self.raw / "t10k-images-idx3-ubyte"
-        self.put(self.raw, {})
+        self.raw.mkdir(parents=True)
         link.symlink_to("elsewhere")
         self.assertFails(1, [str(link)])
         self.assertTrue(link.is_symlink())
@@ -127,7 +116,7 @@ class MnistFiles(TestCase):
             self.assertFound()
         self.assertEqual(contents(self.raw), md5(self.files | saved))
 
-    def test_a_failed_download_leaves_nothing_and_the_next_one_works(self):
+    def test_a_failed_download_leaves_nothing(self):
         self.addCleanup(socket.setdefaulttimeout, socket.getdefaulttimeout())
         socket.setdefaulttimeout(None)
         for error in (TimeoutError("timed out"), ConnectionResetError(104, "reset by peer"),
@@ -145,8 +134,6 @@ class MnistFiles(TestCase):
             self.serve(served)
             self.assertIs(self.load()[0], draw_few())
             self.assertFalse((self.folder / "data").exists())
-        self.serve(self.archives)
-        self.assertFound()
 
     def test_disk_errors_name_the_place(self):
         self.serve(self.archives)
