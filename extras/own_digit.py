@@ -9,10 +9,10 @@ framed, unevenly lit or smaller than the photo. The photo is read in five steps:
 1. Brightness is measured on a logarithmic scale. A shadow divides the brightness of the paper and
    that of the ink by the same number, so their difference, the ink, is the same in the shadow.
 2. The background is the photo without everything that is narrower than the boldest stroke.
-3. The pixels that stand out from the background form connected parts. The digit is the tallest part
-   that does not touch the border of the photo, as the edge of a desk and ruled lines do, and that
-   surrounds nothing, as a frame does. If there is none, the digit is what fills the photo or is cut
-   off by its border, unless that looks like an edge, ruled lines or a shadow.
+3. The pixels that stand out from the background and its noise form connected parts. The digit is
+   the tallest part that is neither a frame nor a blot and does not touch the border of the photo,
+   as the edge of a desk and ruled lines do. If there is none, the digit is what fills the photo or
+   is cut off by its border, unless that looks like an edge, ruled lines or a shadow.
 4. In a closer look, the digit has the same size in every photo and becomes black and white, like
    the scans that MNIST was made from.
 5. The digit is scaled and centred as MNIST's digits are.
@@ -36,7 +36,7 @@ LARGEST = 2000  # pixels, longer side: larger photos are reduced first
 FIRST = 320     # pixels, longer side of the whole photo in the first look, which finds the digit
 CLOSER = 160    # pixels, longer side of the digit in the closer look
 FAINT = 0.2     # fainter ink, a difference of logarithms, may be noise; pencil has about 0.5
-SPECK = 0.03 * FIRST   # pixels in the first look: what is less tall is no digit
+SHORT = 0.03 * FIRST   # pixels in the first look: anything shorter is not a digit
 RIVAL = 0.7     # of the digit's height: what is taller is another digit, not a piece of this one
 THIN, BOLD = 2.0, 3.0  # pixels of the 28 x 28 image: strokes get a width between these, as in MNIST
 
@@ -48,60 +48,63 @@ def read_digit(path):
     in MNIST's form: light ink on black, a box of 20 x 20 pixels around it, its centre of mass at
     pixel (14, 14) (LeCun et al., Proceedings of the IEEE 1998, section III). `photo` is a PIL
     image, `box` the digit's (left, top, right, bottom) in pixels of the photo, and `alone` is False
-    if something else in the photo is nearly as tall as the digit.
+    if something else in the photo is nearly as tall as the digit or has half as much ink.
 
     Raises DataError, whose message names the file and says what to do, if it is not an image or
     shows no digit; OSError if it cannot be opened.
     """
     photo = open_photo(path)
-    found = find_channel(photo)
-    box, mask = look_closer(photo, *found[:3]) if found else (None, None)
+    channel, sign, digit, alone = find_channel(photo)
+    box, mask = look_closer(photo, channel, sign, digit) if digit else (None, None)
     if box is None:
         raise DataError(f"{path} shows no digit: photograph a single digit with some background "
                         "around it, in a colour that stands out")
-    return to_mnist(mask), photo, box, found[3]
+    return to_mnist(mask), photo, box, alone
 
 
 def open_photo(path):
     """Any image that PIL reads (of an animation, the first frame) -> PIL RGB image, upright."""
-    with open(path, "rb") as file:
+    with open(path, "rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
             photo = Image.open(file)
             with contextlib.suppress(Exception):  # odd EXIF, which Pillow reads and writes again
                 ImageOps.exif_transpose(photo, in_place=True)
             if photo.mode[0] in "IF":  # 16 bits or more: convert() would clip the values at 255
-                pixels = np.array(photo, np.float32)
-                photo = Image.fromarray((pixels * (255 / max(1, pixels.max()))).astype(np.uint8))
+                pixels = np.ma.masked_invalid(np.array(photo, np.float64))  # without NaN and inf
+                pixels -= pixels.min()
+                photo = Image.fromarray((255 * pixels / pixels.max()).filled(0).astype(np.uint8))
             photo = photo.convert("RGBA")
         except (OSError, SyntaxError, ValueError, EOFError, RuntimeError,  # PIL's decoders
                 Image.DecompressionBombError):
             raise DataError(f"{path} is damaged, has too many pixels or a format that PIL cannot "
                             "read, such as HEIC: save a smaller copy as JPEG or PNG") from None
     photo.thumbnail((LARGEST, LARGEST))
-    drawn = np.array(photo.getchannel("A")) > 127
-    dark = np.array(photo.convert("L"))[drawn] < 128
-    behind = "black" if dark.sum() < drawn.sum() / 100 else "white"  # light strokes: black
+    dark = np.array(photo.convert("L"))[np.array(photo.getchannel("A")) > 127] < 128
+    behind = "black" if dark.sum() < dark.size / 100 else "white"  # light strokes: black
     return Image.alpha_composite(Image.new("RGBA", photo.size, behind), photo).convert("RGB")
 
 
 def find_channel(photo):
-    """Find the digit in the colour channel in which it has the most contrast. Returns (channel,
-    sign, digit, alone) or None: sign is 1 for dark ink and -1 for light ink, digit is a Part, and
-    alone is False if something else is nearly as tall."""
+    """Find the digit in the colour channel in which it has the most ink. Returns (channel,
+    sign, digit, alone): sign is 1 for dark ink and -1 for light ink, digit is a Part or None, and
+    alone is as in read_digit()."""
     size = [max(1, round(side * FIRST / max(photo.size))) for side in photo.size]
-    channels = log_brightness(photo.resize(size, reducing_gap=3))
-    found, most = None, 0
+    # Bicubic enlarging would surround strokes with a halo.
+    filter = Image.Resampling.BILINEAR if max(photo.size) < FIRST else Image.Resampling.BICUBIC
+    channels = log_brightness(photo.resize(size, filter, reducing_gap=3))
+    found, most = (None, None, None, None), 0
     for channel, brightness in enumerate(channels):
         if channel and np.array_equal(brightness, channels[0]):
             continue  # the photo is grey
-        sign, mask, ink = find_sign(brightness)
-        if mask is not None and ink[mask].mean() > most:
-            most = ink[mask].mean()
-            found = channel, sign, *complete(mask, linear(ink, sign))
+        sign, mask, ink = find_ink(brightness)
+        if mask is not None and ink[mask].sum() > most:
+            most = ink[mask].sum()
+            found = channel, sign, *add_connected(mask, linear(ink, sign))
     return found
 
 
-def find_sign(brightness):
+def find_ink(brightness):
     """Find the digit in the brightness (h, w) of one channel: returns (sign, mask or None, ink).
 
     The ink is what differs from most of the photo, whose border may be dark all around. But if that
@@ -153,11 +156,19 @@ class Part:
         self.box = np.array(Image.fromarray(mask).getbbox())  # left, top, right, bottom
         self.wide, self.tall = self.box[2:] - self.box[:2]
         self.weight, self.contact = self.ink.sum(), np.count_nonzero(border(mask))
+        self.share = mask.sum() / (self.wide * self.tall)  # of its box
+        rows = mask[mask.any(1)]
+        self.span = np.mean(mask.shape[1] - rows.argmax(1) - rows[:, ::-1].argmax(1)) / self.wide
 
-    def surrounds(self, other):
-        """A frame surrounds something that is no speck."""
-        inside = (other.box - self.box) * [1, 1, -1, -1] > 0
-        return inside.all() and other.tall > self.tall / 5
+    def frames(self, other):
+        """A frame surrounds another part that is neither a speck nor a part of itself. Its rows
+        span most of its width, unlike those of a digit with a loop."""
+        return (min((other.box - self.box) * [1, 1, -1, -1]) > 0 and other.tall > self.tall / 5
+                and self.span > 2 / 3 and not self.mask[other.mask].any())
+
+    def is_blot(self):
+        """A blot, or the dark square of a plot, fills most of its box."""
+        return self.share > 0.7 and 0.7 < self.wide / self.tall < 1 / 0.7
 
     def is_strip(self):
         """A narrow part that crosses the photo, as a ruled line does, or lies along its border, as
@@ -167,8 +178,10 @@ class Part:
         return share.min() < 0.5 and (share.max() > 0.95 or along)
 
     def is_ruled(self):
-        """Ruled lines, connected by something, are thinner than a digit."""
-        return self.mask.sum() < 0.06 * self.wide * self.tall
+        """Ruled lines, connected by something, are thinner than a digit, and a grid (like noise)
+        has more edges in a row and a column."""
+        edges = np.diff(self.mask, axis=0).sum() / self.wide + np.diff(self.mask).sum() / self.tall
+        return self.share < 0.06 or edges > 20
 
     def is_shadow(self, ink, level):
         """A shadow has no sharp edge: at a lower threshold, there is much more of it."""
@@ -176,7 +189,8 @@ class Part:
 
 
 def connected_parts(mask, ink):
-    """The connected parts of a mask (h, w), but for specks: a list of Parts."""
+    """The connected parts of a mask (h, w) except specks of fewer than 10 pixels: a list of
+    Parts."""
     labels, merged = None, np.arange(1, mask.size + 1).reshape(mask.shape) * mask
     while not np.array_equal(labels, merged):
         labels, root = merged, np.arange(mask.size + 1)
@@ -185,7 +199,7 @@ def connected_parts(mask, ink):
             root = root[root]  # and the largest one that touches that one, and so on
         merged = root[labels]
     sizes = np.bincount(labels[mask])
-    return [Part(labels == label, ink) for label in np.flatnonzero(sizes > SPECK)]
+    return [Part(labels == label, ink) for label in np.flatnonzero(sizes > 9)]
 
 
 def border(image):
@@ -199,26 +213,29 @@ def find_digit(ink):
     A part counts once the threshold has fallen to half of its ink; before, parts of it are missing.
     """
     level, cropped, most = ink.max(), None, 0
-    faint = connected_parts(ink > FAINT, ink)  # a frame may be darker than what it surrounds
-    while level > FAINT:
+    noise = max(FAINT, 2.5 * np.quantile(ink, 0.25))  # most of the photo is background
+    faint = connected_parts(ink > noise, ink)  # a frame may be darker than what it surrounds
+    while level > noise:
         parts = connected_parts(ink > level / 2, ink)
         whole = []
         for part in parts:
-            if np.quantile(part.ink, 0.75) < level or any(map(part.surrounds, parts + faint)):
-                continue  # too early for this part, or a frame
+            if (np.quantile(part.ink, 0.75) < level or part.is_blot()
+                    or any(map(part.frames, parts + faint))):
+                continue  # too early for this part, or no digit
             if not part.contact:
                 whole.append(part)
             elif part.weight > most and max(part.wide, part.tall) > FIRST / 5 and not (
                     part.is_strip() or part.is_ruled() or part.is_shadow(ink, level)):
-                cropped, most = with_pieces(part, parts), part.weight
+                cropped, most = add_pieces(part, parts), part.weight
         digit = max(whole, key=lambda part: part.tall, default=None)
-        if digit and digit.tall > SPECK and digit.weight > most / 10:
-            return with_pieces(digit, parts)
+        if digit and digit.tall > SHORT and digit.weight > most / 10:
+            similar = sum(part.tall > digit.tall / 3 for part in parts)
+            return add_pieces(digit, parts) if similar < 13 else None  # in noise, dozens
         level *= 0.8
     return cropped  # the digit fills the photo, or is cut off
 
 
-def with_pieces(digit, parts):
+def add_pieces(digit, parts):
     """The mask of a digit together with the pieces near it, such as the bar of a 5."""
     near = maximum(digit.mask, max(digit.wide, digit.tall) // 5)
     pieces = [part.mask for part in parts if near[part.mask].any()
@@ -227,15 +244,16 @@ def with_pieces(digit, parts):
     return np.any([digit.mask, *pieces], axis=0)
 
 
-def complete(mask, ink):
-    """Add what is connected to a digit and has a third of its linear ink (h, w), since its thinnest
-    strokes have less of its logarithmic ink; but not what reaches the border, as ruled lines do.
-    Returns the digit, a Part, and False if there is another digit."""
+def add_connected(mask, ink):
+    """Add connected pixels with at least a third of the digit's linear ink (h, w), because thin
+    strokes look fainter on the logarithmic scale. Nothing is added if the result would reach the
+    border, as ruled lines do. Returns the digit, a Part, and alone as in read_digit()."""
     parts = connected_parts(mask | (ink > np.quantile(ink[mask], 0.75) / 3), ink)
     whole = np.any([part.mask for part in parts if part.mask[mask].any()], axis=0)
     digit = Part(mask if border(whole).any() else whole, ink)
-    return digit, not any(part.tall > RIVAL * digit.tall and not part.surrounds(digit)
-                          and not part.contact and not part.mask[whole].any() for part in parts)
+    others = [digit.weight if part.tall > RIVAL * digit.tall else part.weight for part in parts
+              if not (part.contact or part.frames(digit) or part.mask[whole].any())]
+    return digit, sum(others) < digit.weight / 2
 
 
 def look_closer(photo, channel, sign, digit):
@@ -261,13 +279,13 @@ def look_closer(photo, channel, sign, digit):
 def adjust_strokes(mask):
     """Give the strokes of a mask a width of THIN to BOLD pixels of the 28 x 28 image."""
     mask = np.pad(mask, CLOSER // 8)
-    smooth = Image.fromarray(mask).convert("L").filter(ImageFilter.MedianFilter(5))
-    smooth = np.array(smooth) > 0  # without what is left of ruled lines
+    # Without pinholes and what is left of ruled lines:
+    smooth = np.array(Image.fromarray(mask).convert("L").filter(ImageFilter.MedianFilter(5))) > 0
     outline = smooth & maximum(~smooth, 1)
     width = 2 * smooth.sum() / max(1, outline.sum())  # the outline has two sides
     change = np.clip(width, THIN * CLOSER / 20, BOLD * CLOSER / 20) - width
     radius = round(abs(change) / 2)
-    adjusted = maximum(mask, radius) if change > 0 else ~maximum(~mask, radius)
+    adjusted = maximum(mask, radius) if change > 0 else ~maximum(~smooth, radius)
     for part in connected_parts(~mask, adjusted):
         if not part.contact and part.tall > CLOSER / 20 and part.ink.mean() > 0.94:
             adjusted[part.mask] = False  # it was a small loop
@@ -329,15 +347,15 @@ def main(argv=None):
         name = args.photo.name.encode("utf-8", "backslashreplace").decode()
         title = f"{name}, encoded and reconstructed by {args.model} ({hidden.shape[1]} nodes)"
         save_figure(photo, box, x, model.decode(hidden), output, title)
+        if not alone:
+            print("own_digit.py: the photo shows another digit or much ink that was not read; the "
+                  "box in the figure shows what was read", file=sys.stderr)
+        print(f"node  activation  answer (is the activation above {utils.ON}?)")
+        for node, activation in enumerate(hidden[0]):
+            print(f"{node:4}  {activation:10.4f}  {'yes' if activation > utils.ON else 'no'}")
+        print(f"Figure: {output}", flush=True)
     except (DataError, OSError) as error:
         sys.exit(f"own_digit.py: error: {error}")
-    if not alone:
-        print("own_digit.py: something else in the photo is nearly as tall as the digit that was "
-              "read; the box in the figure shows which one that is", file=sys.stderr)
-    print(f"node  activation  answer (is the activation above {utils.ON}?)")
-    for node, activation in enumerate(hidden[0]):
-        print(f"{node:4}  {activation:10.4f}  {'yes' if activation > utils.ON else 'no'}")
-    print(f"Figure: {output}")
 
 
 if __name__ == "__main__":
