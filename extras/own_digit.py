@@ -9,10 +9,11 @@ framed, unevenly lit or smaller than the photo. The photo is read in five steps:
 1. Brightness is measured on a logarithmic scale. A shadow divides the brightness of the paper and
    that of the ink by the same number, so their difference, the ink, is the same in the shadow.
 2. The background is the photo without everything that is narrower than the boldest stroke.
-3. The pixels that stand out from the background and its noise form connected parts. The digit is
-   the tallest part that is neither a frame nor a blot and does not touch the border of the photo,
-   as the edge of a desk and ruled lines do. If there is none, the digit is what fills the photo or
-   is cut off by its border, unless that looks like an edge, ruled lines or a shadow.
+3. The pixels that stand out from the background form connected parts. The digit is the tallest part
+   that is neither a frame nor a blot and does not touch the border of the photo, as the edge of a
+   desk and ruled lines do. A photo full of similar parts is noise. If there is no such part, the
+   digit is what fills the photo or is cut off by its border, unless that looks like an edge, ruled
+   lines or a shadow.
 4. In a closer look, the digit has the same size in every photo and becomes black and white, like
    the scans that MNIST was made from.
 5. The digit is scaled and centred as MNIST's digits are.
@@ -213,9 +214,8 @@ def find_digit(ink):
     A part counts once the threshold has fallen to half of its ink; before, parts of it are missing.
     """
     level, cropped, most = ink.max(), None, 0
-    noise = max(FAINT, 2.5 * np.quantile(ink, 0.25))  # most of the photo is background
-    faint = connected_parts(ink > noise, ink)  # a frame may be darker than what it surrounds
-    while level > noise:
+    faint = connected_parts(ink > FAINT, ink)  # a frame may be darker than what it surrounds
+    while level > FAINT:
         parts = connected_parts(ink > level / 2, ink)
         whole = []
         for part in parts:

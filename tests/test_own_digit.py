@@ -91,7 +91,7 @@ class OwnDigit(TestCase):
                            wedge=np.where(X + 0.12 * Y < 0.08, DESK, photo(height=90)))
         four = (40, 70, [(.13, 0), (.1, .4), (.63, .4)]), (40, 70, [(.57, 0), (.53, 1)])  # bold
         self.assertBox(drawing(235, *four, size=300).crop((0, 0, 220, 300)), 0, 0, 207, 300)
-        self.assertBox(drawing(45, (215, 1, 1.12 * NINE)), 9, 3, 22, 28)
+        self.assertBox(drawing(45, (215, 1, [*NINE, (.68, 1)] * np.array((1.1, 1)))), 9, 3, 22, 28)
 
     def test_lines_and_specks_are_not_read(self):
         grain = np.random.default_rng(0).normal(0, 15, (600, 800, 1))
