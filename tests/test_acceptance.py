@@ -21,7 +21,6 @@ class Acceptance(unittest.TestCase):
                 contextlib.redirect_stdout(io.StringIO()) as out:
             codelet7.main(["--dataset=mnist", f"--figures-dir={folder}", *flags(epochs=20)])
         *losses, test_loss = map(float, re.findall(r"Loss: (\d\.\d{4})$", out.getvalue(), re.M))
-        self.assertEqual(len(losses), 20)
         for loss, seed_0s in ((losses[0], 0.8044), (losses[-1], 0.5306), (test_loss, 0.5332)):
             self.assertAlmostEqual(loss, seed_0s, delta=0.0005)  # instructor: 0.8029 and 0.5329
         self.assertIn("Test images: 25% of the variance explained; mean activation 0.50 (target "

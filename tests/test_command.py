@@ -80,9 +80,8 @@ class Run(TestCase):
         self.assertEqual((self.figures / "trained" / "nodes.png").read_bytes(), b"MNIST's")
 
     def model(self):
-        """The weights that the last run saved, as one tensor."""
-        model = codelet7.load_model(self.figures / "trained" / "model.pt")
-        return torch.cat([weights.detach().flatten() for weights in model.parameters()])
+        """The checksum of the weights that the last run saved."""
+        return contents(self.figures / "trained")["model.pt"]
 
     def test_constants_and_flags_are_equivalent(self):
         self.put(self.raw, self.files)
@@ -100,11 +99,11 @@ class Run(TestCase):
                                   "0.002, weight decay 0.01, batch size 32, epochs 2, seed 7.",
                                   title)
                 models.append(self.model())
-        self.assertTrue(torch.equal(*models))
+        self.assertEqual(*models)
         self.without_figures()
         for name in settings:  # each of them changes the model
             self.run_main(**{**settings, name: SETTINGS[name.replace("_", "-")]})
-            self.assertFalse(torch.equal(models[0], self.model()), name)
+            self.assertNotEqual(models[0], self.model(), name)
 
     def test_home_is_expanded(self):
         with mock.patch.dict(os.environ, HOME="/my", USERPROFILE="/my", MNIST_ROOT="~/mnist"):
@@ -195,8 +194,7 @@ class Errors(TestCase):
         codelet7.save_model(model, path)
         whole, state = path.read_bytes(), model.state_dict()
         others = [b"", b"<html>", whole[:len(whole) // 2]]
-        for wrong in (model, {"model": state, "epoch": 3}, 7, list(state.values()),
-                      codelet7.SparseAutoencoder(9, 3).state_dict()):
+        for wrong in (model, {"model": state}, 7, codelet7.SparseAutoencoder(9, 3).state_dict()):
             torch.save(wrong, path)
             others.append(path.read_bytes())
         for data in others:
@@ -244,7 +242,6 @@ class Process(TestCase):
                                            hidden_dims=1)
         self.assertEqual(out.splitlines()[:-1], expected.splitlines()[:-1])
         self.assertEqual(contents(there), contents(here))
-        self.assertEqual(len(contents(there)), 2 * 3 + 4)  # with a single node
 
     def test_ctrl_c(self):
         process = self.start("--epochs=1000000", preexec_fn=lambda: signal.signal(

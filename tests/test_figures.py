@@ -9,7 +9,7 @@ from torchvision.utils import make_grid
 
 import codelet7
 import utils
-from tests import TestCase, draw_few
+from tests import TestCase
 
 
 class Show(TestCase):
@@ -17,7 +17,6 @@ class Show(TestCase):
         from matplotlib import pyplot
         with mock.patch("matplotlib.pyplot.show") as window:
             utils.show(torch.zeros(3, 30, 30), self.folder / "grid.png", "A title")
-            window.assert_not_called()
             utils.show(torch.zeros(3, 30, 30), title="A title")
         window.assert_called_once_with()
         self.assertEqual(pyplot.gcf().texts[0].get_text(), "A title")
@@ -31,25 +30,20 @@ class Show(TestCase):
                 utils.show(torch.zeros(3, 30, 30), self.folder / f"grid{suffix}")
                 self.assertEqual((self.folder / f"grid{suffix}").read_bytes()[:len(head)], head)
 
-    def drawn(self, grid):
-        """The part of a saved figure that holds the grid, in screen pixels, and their zoom."""
-        utils.show(grid, self.folder / "grid.png")
-        with Image.open(self.folder / "grid.png") as image:
-            pixels = np.asarray(image.convert("RGB")).astype(int)
-        height, width = grid.shape[1:]
-        zoom = round(1200 / width)
-        left = (pixels.shape[1] - width * zoom) // 2
-        return pixels[20:20 + height * zoom, left:left + width * zoom], zoom
-
     def test_draws_sharp_pixels_on_the_stated_grey_scale(self):
         grid = torch.full((3, 62, 62), utils.BACKGROUND)
         grid[:, 10:30, 20:50] = 1  # the maximum of tanh
         grid[:, 40:50, 20:50] = (utils.BACKGROUND + 1) / 2
         grid[:, 0, :], grid[:, 1, :] = -50, utils.INK  # outside of the scale: black, white
         grey = ((grid - utils.BACKGROUND) / (1 - utils.BACKGROUND)).clamp(0, 1) * 255
-        for shown, expected in ((grid, grey), (grey.round().byte(), grey)):  # normalized, 8-bit
-            drawn, zoom = self.drawn(shown)
-            expected = np.kron(expected.permute(1, 2, 0).numpy(), np.ones((zoom, zoom, 1)))
+        zoom = round(1200 / 62)
+        expected = np.kron(grey.permute(1, 2, 0).numpy(), np.ones((zoom, zoom, 1)))
+        for shown in (grid, grey.round().byte()):  # normalized, 8-bit
+            utils.show(shown, self.folder / "grid.png")
+            with Image.open(self.folder / "grid.png") as image:
+                pixels = np.asarray(image.convert("RGB")).astype(int)
+            left = (pixels.shape[1] - 62 * zoom) // 2
+            drawn = pixels[20:20 + 62 * zoom, left:left + 62 * zoom]
             self.assertLessEqual(np.abs(drawn - expected).max(), 1)
         with self.assertRaisesRegex(TypeError, "int64"):
             utils.show(grid.long(), self.folder / "grid.png")
@@ -63,19 +57,17 @@ class Show(TestCase):
 class Visualizations(TestCase):
     def setUp(self):
         super().setUp()
-        self.data = draw_few()
-        self.images = codelet7.normalize(self.data.images)
-        self.model = codelet7.SparseAutoencoder(784, 3)
+        self.images = self.data.images
+        self.model = codelet7.SparseAutoencoder(784, 3).requires_grad_(False)
         self.saved, self.shown = {}, {}
-        self.enterContext(mock.patch.object(
-            utils, "save", lambda figure, path: self.saved.update({path.name: figure})))
-        self.enterContext(mock.patch.object(
-            codelet7, "show",
-            lambda grid, path, title: self.shown.update({path.name: (grid, title)})))
+        save = lambda figure, path: self.saved.update({path.name: figure})
+        show = lambda grid, path, title: self.shown.update({path.name: (grid, title)})
+        self.enterContext(mock.patch.object(utils, "save", save))
+        self.enterContext(mock.patch.object(codelet7, "show", show))
 
     def visualize(self, count=1000):
-        codelet7.visualize(self.model, self.images[:count], self.data.labels[:count], self.folder,
-                           "A title.")
+        images, labels = self.images[:count], self.data.labels[:count]
+        codelet7.visualize(self.model, images, labels, self.folder, "A title.")
 
     def test_16_rows_of_images_next_to_their_reconstructions(self):
         self.visualize()
@@ -92,12 +84,11 @@ class Visualizations(TestCase):
 
     def test_each_nodes_top_100_even_where_the_sigmoid_rounds_to_1(self):
         for bias in (0, 200):
-            with torch.no_grad():
-                self.model.encoder.bias += bias
+            self.model.encoder.bias += bias
             self.visualize()
             pre_activation = self.model.encoder.weight @ self.images.flatten(1).t()
             for node in range(3):
-                order = np.argsort(-pre_activation[node].detach().numpy())[:100]
+                order = np.argsort(-pre_activation[node].numpy())[:100]
                 grid, title = self.shown[f"node_{node}.png"]
                 self.assertTrue(torch.equal(grid, make_grid(self.images[order], 10)))
                 self.assertIn("The 100 images", title)
@@ -117,16 +108,15 @@ class Visualizations(TestCase):
         self.assertEqual([axes.get_title().split()[0] for axes in rows[0]],
                          ["decoder", "covariance", "example", "histogram", "share"])
         x = self.images.flatten(1).double().numpy()
-        h = self.model.encode(self.images).detach().double().numpy()
-        patterns = self.model.decoder.weight.t().detach(), (h - h.mean(0)).T @ x / len(x)
+        h = self.model.encode(self.images).double().numpy()
+        patterns = self.model.decoder.weight.t(), (h - h.mean(0)).T @ x / len(x)
         for node, (*maps, examples, histogram, shares) in enumerate(rows):
             self.assertEqual(maps[0].texts[0].get_text(), f"node {node}")
-            for axes, pattern in zip(maps, patterns):  # each on one scale for all nodes
-                np.testing.assert_allclose(axes.images[0].get_array().flatten(), pattern[node],
-                                           atol=1e-5)
-                np.testing.assert_allclose(axes.images[0].get_clim(),
-                                           (-abs(pattern).max(), abs(pattern).max()), rtol=1e-4)
-                self.assertEqual(axes.images[0].get_cmap().name, "RdBu_r")  # more ink is red
+            for image, pattern in zip((axes.images[0] for axes in maps), patterns):
+                np.testing.assert_allclose(image.get_array().flatten(), pattern[node], atol=1e-5)
+                limit = abs(pattern).max()  # one scale for all nodes
+                np.testing.assert_allclose(image.get_clim(), (-limit, limit), rtol=1e-4)
+                self.assertEqual(image.get_cmap().name, "RdBu_r")  # more ink is red
             ranked = np.argsort(h[:, node], kind="stable")
             middles = self.images[[ranked[i] for i in (62, 187, 312, 437, 562, 687, 812, 937)]]
             strip = utils.to_grey(make_grid(middles, 8, padding=1, pad_value=1)).permute(1, 2, 0)

@@ -17,12 +17,8 @@ class Files(unittest.TestCase):
         self.assertGreater(len(FILES), 8)
         for path in FILES:
             for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-                if isinstance(node, ast.Import):
-                    names = [alias.name for alias in node.names]
-                elif isinstance(node, ast.ImportFrom):
-                    names = [node.module]
-                else:
-                    continue
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                names += [node.module] if isinstance(node, ast.ImportFrom) else []
                 for name in names:
                     self.assertIn(name.split(".")[0], ALLOWED | own | sys.stdlib_module_names,
                                   f"{path.relative_to(ROOT)}, line {node.lineno}")

@@ -44,16 +44,12 @@ class Answers(unittest.TestCase):
         self.assertAlmostEqual(measures.mean_contrast(model, hidden / 2), expected, places=5)
 
     def test_lookup_table_of_eight_images(self):
-        reconstruction = measures.look_up(ON, IMAGES, ON[[0, 2, 4, 6]], shrink=0)
-        expected = torch.tensor([[0, 2], [4, 2], [-8, 2], [-4, 2]]) / 10
-        torch.testing.assert_close(reconstruction, expected)
-
-    def test_lookup_table_is_shrunk_and_within_the_range_of_tanh(self):
-        images = IMAGES + torch.tensor([2.0, 0])  # mean (1.8, 0.2)
-        reconstruction = measures.look_up(ON, images, ON[[0, 4]], shrink=2)
-        torch.testing.assert_close(reconstruction, torch.tensor([[1, 0.2], [1, 0.2]]))
-        reconstruction = measures.look_up(ON, IMAGES, ON[[4]], shrink=2)
-        torch.testing.assert_close(reconstruction, torch.tensor([[-0.5, 0.2]]))
+        bright = IMAGES + torch.tensor([2.0, 0])  # mean (1.8, 0.2); the table ends where tanh ends
+        for images, asked, shrink, expected in (
+                (IMAGES, [0, 2, 4, 6], 0, [[0, 0.2], [0.4, 0.2], [-0.8, 0.2], [-0.4, 0.2]]),
+                (IMAGES, [4], 2, [[-0.5, 0.2]]), (bright, [0, 4], 2, [[1, 0.2], [1, 0.2]])):
+            torch.testing.assert_close(measures.look_up(ON, images, ON[asked], shrink),
+                                       torch.tensor(expected))
 
     def test_nearest_of_two_images(self):
         images = torch.tensor([[0.0, 0], [9, 9], [0.2, 0], [9, 8], [9, 7]])
@@ -105,46 +101,36 @@ class Subspaces(unittest.TestCase):
 
 
 class Painting(unittest.TestCase):
-    def setUp(self):
-        torch.manual_seed(0)
-        self.model = SparseAutoencoder(784, 3).requires_grad_(False)
-        self.images = torch.rand(300, 1, 28, 28) * 3 - 0.4
-
-    def paint(self, place, size, colour):
-        images = self.images.clone()
-        images[:, :, place[0]:place[0] + size[0], place[1]:place[1] + size[1]] = colour
-        return (self.model.encode(images)[:, 2] > utils.ON).double().mean().item()
-
     def test_closed_form_equals_painting(self):
-        size = (4, 9)
+        torch.manual_seed(0)
+        model = SparseAutoencoder(784, 3).requires_grad_(False)
+        images = torch.rand(300, 1, 28, 28) * 3 - 0.4
         for colour in (utils.INK, utils.BACKGROUND):
-            shares = measures.firing_if_painted(self.model.encoder, 2, self.images, colour, size)
+            shares = measures.firing_if_painted(model.encoder, 2, images, colour, (4, 9))
             self.assertEqual(shares.shape, (25, 20))
-            for place in ((0, 0), (24, 19), (13, 7)):
-                self.assertAlmostEqual(shares[place].item(), self.paint(place, size, colour))
+            for top, left in ((0, 0), (24, 19), (13, 7)):
+                painted = images.clone()
+                painted[:, :, top:top + 4, left:left + 9] = colour
+                fires = model.encode(painted)[:, 2] > utils.ON
+                self.assertAlmostEqual(shares[top, left].item(), fires.double().mean().item())
 
     def test_controls_do_not_touch_the_place(self):
         encoder = nn.Linear(784, 1).requires_grad_(False)
-        encoder.weight.zero_()
-        encoder.weight.view(28, 28)[10, 10] = 1
+        weights = encoder.weight.zero_().view(28, 28)
         encoder.bias.fill_(-1)
-        row = measures.intervention(encoder, torch.zeros(5, 1, 28, 28), 0, 2.0, (8, 8), (5, 5))
-        self.assertEqual(row, {"before": 0, "after": 1, "median": 0, "extreme": 0})
-        encoder.weight.view(28, 28)[10, 20] = 1  # in the same rows
-        row = measures.intervention(encoder, torch.zeros(5, 1, 28, 28), 0, 2.0, (8, 8), (5, 5))
-        self.assertEqual(row["extreme"], 1)
+        for column, extreme in ((10, 0), (20, 1)):  # the second one in the same rows
+            weights[10, column] = 1
+            row = measures.intervention(encoder, torch.zeros(5, 1, 28, 28), 0, 2.0, (8, 8), (5, 5))
+            self.assertEqual(row, {"before": 0, "after": 1, "median": 0, "extreme": extreme})
 
     def test_spots_of_a_decoder_like_its_encoder(self):
-        weights = torch.zeros(2, 28, 28)
+        encoder = nn.Linear(784, 2, bias=False).requires_grad_(False)
+        weights = encoder.weight.zero_().view(2, 28, 28)
         weights[0, 3:8, 3:8], weights[0, 20:25, 3:8] = 1, -1
         weights[1, 3:8, 20:25], weights[1, 20:25, 20:25] = 1, -1
-        encoder = nn.Linear(784, 2).requires_grad_(False)
-        encoder.weight.copy_(weights.flatten(1))
-        encoder.bias.zero_()
-        images = torch.randn(400, 1, 28, 28)
+        images = torch.randn(400, 1, 28, 28, generator=torch.Generator().manual_seed(0))
         effects = measures.spot_effects(encoder, encoder.weight, images)
-        row = measures.summarize_spots(effects)
-        self.assertEqual((row["held"], row["others-held"]), (8, 0))
+        self.assertEqual(measures.summarize_spots(effects), {"held": 8, "others-held": 0})
 
 
 class Numbers(unittest.TestCase):

@@ -17,7 +17,7 @@ from matplotlib.text import Text
 import codelet7
 import utils
 from extras import explorer
-from tests import ROOT, TestCase, draw_few
+from tests import ROOT, TestCase
 from writeup import experiments, macros, plots
 
 TEX, MACROS, RESULTS = (ROOT / "writeup" / name
@@ -75,9 +75,6 @@ class Models(unittest.TestCase):
 class Experiments(TestCase):
     def setUp(self):
         super().setUp()
-        data = draw_few()
-        self.data = data._replace(images=codelet7.normalize(data.images),
-                                  test_images=codelet7.normalize(data.test_images))
         self.enterContext(mock.patch.multiple(
             experiments, load=lambda: self.data, KEPT=self.folder / "runs", BATCH_SIZE=64))
 
@@ -97,30 +94,27 @@ class Experiments(TestCase):
     def test_train_the_same_model_as_the_run(self):
         self.put(self.raw, self.files)
         self.without_figures()
-        code, *_ = self.run_main(epochs=2, sparsity_weight=0.1, weight_decay=0.1, lr=1e-3)
-        expected = codelet7.load_model(self.folder / "figures" / "trained" / "model.pt")
+        self.run_main(epochs=2, sparsity_weight=0.1, weight_decay=0.1, lr=1e-3)
+        expected = codelet7.load_model(self.figures / "trained" / "model.pt")
         for _ in range(2):  # trained, and kept
-            self.assertSame(self.train({"sparsity_weight": 0.1},
-                                       {"weight_decay": 0.1, "lr": 1e-3}), expected)
+            model = self.train({"sparsity_weight": 0.1}, {"weight_decay": 0.1, "lr": 1e-3})
+            self.assertSame(model, expected)
 
     def test_limit_norm_and_decay_of_a_part(self):
-        norms = {option: self.train({}, {option: value}).decoder.weight.norm(dim=0)
-                 for option, value in (("limit", 1.5), ("norm", 5.0))}
+        columns = lambda **options: self.train({}, options).decoder.weight.norm(dim=0)
         failed = experiments.new_model(0)
         with self.assertRaises(ValueError):
             experiments.train(failed, self.data, 0, 1, lr=-1.0, norm=9.0)
-        free = self.train({}, {}).decoder.weight.norm(dim=0)
+        free = columns()
         self.assertLess(failed.decoder.weight.norm(dim=0).max(), 8)  # its hook has gone
         self.assertGreater(free.min(), 2)
-        self.assertLessEqual(norms["limit"].max(), 1.5 + 1e-5)
-        torch.testing.assert_close(norms["norm"], torch.full((10,), 5.0))
-        high = self.train({}, {"limit": 50.0})  # no column reaches it: nothing is scaled up
-        torch.testing.assert_close(high.decoder.weight.norm(dim=0), free)
-        decayed = {part: self.train({}, {"weight_decay": 0.1, "part": part})
-                   for part in ("encoder", "decoder")}
-        for part, other in (("encoder", "decoder"), ("decoder", "encoder")):
-            self.assertLess(getattr(decayed[part], part).weight.norm(),
-                            0.9 * getattr(decayed[other], part).weight.norm())
+        self.assertLessEqual(columns(limit=1.5).max(), 1.5 + 1e-5)
+        torch.testing.assert_close(columns(norm=5.0), torch.full((10,), 5.0))
+        torch.testing.assert_close(columns(limit=50.0), free)  # no column is scaled up
+        one, other = (self.train({}, {"weight_decay": 0.1, "part": part})
+                      for part in ("encoder", "decoder"))
+        self.assertLess(one.encoder.weight.norm(), 0.9 * other.encoder.weight.norm())
+        self.assertLess(other.decoder.weight.norm(), 0.9 * one.decoder.weight.norm())
 
     def test_a_second_stage_goes_on_from_the_end_of_another_run(self):
         first = ({0: 1}, {"hDims": 10, "sparsity_weight": 1e-4, "rho": 0.05}, {"lr": 0.01})
@@ -129,8 +123,7 @@ class Experiments(TestCase):
         third = self.train({}, {"start": "first"}, epochs=1, first=changed)
         self.assertFalse(torch.equal(third.encoder.weight, second.encoder.weight))
         model = self.train({}, {}, epochs=1)
-        loader = codelet7.make_dataloader(self.data.images, self.data.labels, 64)
-        codelet7.train(model.requires_grad_(True), loader, 1, 0.01, 0, after_epoch=lambda *_: None)
+        experiments.train(model, self.data, 0, 1, 0.01)
         self.assertSame(second, model)
 
     def test_variants_start_alike_and_decode_otherwise(self):
@@ -142,6 +135,13 @@ class Experiments(TestCase):
         torch.testing.assert_close(torch.tanh(linear.decode(hidden)), plain.decode(hidden))
         self.assertFalse(torch.equal(linear.decode(hidden), plain.decode(hidden)))
         torch.testing.assert_close(winner.decode(hidden), plain.decode(alone))
+
+    def test_the_test_error_rises_without_weak_activations(self):
+        model = self.train({}, {})
+        with mock.patch.object(codelet7, "WEAK", 0.0):  # no activation is weak
+            self.assertEqual(experiments.rise_without_weak(model), 0)
+        with mock.patch.object(codelet7, "WEAK", 1.0):  # all of them are
+            self.assertGreater(experiments.rise_without_weak(model), 0.01)
 
     def test_weak_share_at_a_test_error(self):
         rows = [{"mse": 0.8, "weak": 0.6}, {"mse": 0.6, "weak": 0.2}, {"mse": 0.5, "weak": 0.4}]
