@@ -139,8 +139,8 @@ class OwnDigit(TestCase):
         self.assertAllSame(1, light_on_dark=photo(INK, PAPER), blue=photo(ink=(60, 90, 200)),
                            board=photo((50, 70, 60), (215, 215, 205)) * (1 - 0.5 * X),
                            equal_brightness=photo((160, 205, 160), (255, 160, 177)),
-                           pale=photo((255, 255, 255), (190, 190, 190)), two=photo(
-                               ink=np.where(Y < 0.5, (220, 30, 40), (60, 70, 190))[150:422, :1]))
+                           two=photo(ink=np.where(Y < 0.5, (220, 9, 9), (9, 9, 220))[150:422, :1]))
+        self.assertBox(drawing(255, (190, 30, NINE[:7]), size=300), 72, 17, 216, 188)  # a pale 0
 
     def test_any_file_that_pillow_opens(self):
         image = picture(photo())
@@ -151,7 +151,7 @@ class OwnDigit(TestCase):
         dark, light = (picture(np.dstack([photo(0, ink), photo(0, 255)[..., 0]]))
                        for ink in (INK, 255))  # on transparency
         deep = np.array(image.convert("L")).astype(np.uint16) * 250
-        real = np.where(Y[..., 0] == 0, np.nan, deep - 3e4).astype(np.float32)
+        real = np.where(Y[..., 0] == 0, np.nan, 5.8e4 - deep).astype(np.float32)
         for kind, name, options in (
                 (image.rotate(90, expand=True), "turned.jpg", {"exif": turned}),
                 (image.rotate(90, expand=True), "odd.jpg", {"exif": odd}),
