@@ -140,7 +140,7 @@ class OwnDigit(TestCase):
                            board=photo((50, 70, 60), (215, 215, 205)) * (1 - 0.5 * X),
                            equal_brightness=photo((160, 205, 160), (255, 160, 177)),
                            two=photo(ink=np.where(Y < 0.5, (220, 9, 9), (9, 9, 220))[150:422, :1]))
-        self.assertBox(drawing(255, (190, 30, NINE[:7]), size=300), 72, 17, 216, 188)  # a pale 0
+        self.assertBox(ImageOps.expand(ImageOps.expand(drawing(255), 6, 190), 9, 255), 9, 9, 49, 49)
 
     def test_any_file_that_pillow_opens(self):
         image = picture(photo())
