@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import re
 import shlex
 import unittest
@@ -136,12 +137,13 @@ class Experiments(TestCase):
         self.assertFalse(torch.equal(linear.decode(hidden), plain.decode(hidden)))
         torch.testing.assert_close(winner.decode(hidden), plain.decode(alone))
 
-    def test_the_test_error_rises_without_weak_activations(self):
-        model = self.train({}, {})
-        with mock.patch.object(codelet7, "WEAK", 0.0):  # no activation is weak
-            self.assertEqual(experiments.rise_without_weak(model), 0)
-        with mock.patch.object(codelet7, "WEAK", 1.0):  # all of them are
-            self.assertGreater(experiments.rise_without_weak(model), 0.01)
+    def test_how_much_a_nearly_silent_node_draws(self):
+        model = experiments.new_model(0, 2)
+        model.encoder.weight.zero_()
+        model.encoder.bias.copy_(torch.tensor([-20, 20]))  # the second node is not silent
+        model.decoder.weight.copy_(torch.tensor([0.5, 9.0]).expand(784, 2))
+        model.decoder.bias.fill_(-9)
+        self.assertAlmostEqual(experiments.weak_drawing(model), math.tanh(0.05), places=5)
 
     def test_weak_share_at_a_test_error(self):
         rows = [{"mse": 0.8, "weak": 0.6}, {"mse": 0.6, "weak": 0.2}, {"mse": 0.5, "weak": 0.4}]

@@ -239,12 +239,17 @@ def winner_share(epoch):
     return (hidden.amax(1) > ON).double().mean().item()
 
 
-def rise_without_weak(model):
-    """How much the test MSE rises if all weak activations are set to 0."""
-    data = load()
-    hidden, reconstruction = model(data.test_images)
-    strong = model.decode(hidden * (hidden >= codelet7.WEAK))
-    return measures.test_mse(strong, data) - measures.test_mse(reconstruction, data)
+def weak_drawing(model):
+    """How much a weak activation draws: the root mean square change of the test images' pixels if a
+    node below 0.1 is raised by 0.1."""
+    hidden, reconstruction = model(load().test_images)
+    changes = []
+    for node, activation in enumerate(hidden.t()):
+        silent = activation < 0.1
+        raised = hidden[silent]
+        raised[:, node] += 0.1
+        changes.append((model.decode(raised) - reconstruction[silent]).flatten())
+    return torch.cat(changes).square().mean().sqrt().item()
 
 
 def measure_sparsity():
@@ -265,8 +270,11 @@ def measure_sparsity():
         "same-mse": {"ten": weak_at_mse(free, runs["digits"]["mine"]["mse"]),
                      "hundred": weak_at_mse(hundred, runs["strokes"]["mine"]["mse"])},
         "spread": max(100 * (rows["max"]["weak"] - rows["min"]["weak"]) for rows in runs.values()),
-        "without-weak": {name: rise_without_weak(model_at(name)) for name in (
-            "blobs", "digits", "limited", "whispers")},
+        "weak-drawing": {name: weak_drawing(model_at(name)) for name in ("limited", "whispers")},
+        "parts": {name: {"penalty": loss - mse, "mse": mse} for name in ("limited", "whispers")
+                  for loss, mse in run(name, SEED)[0][-1:]},
+        "at-norm-40": float(np.interp(40, [row["norm"] for row in free],
+                                      [row["weak"] for row in free])),
         "winner": {str(epoch): winner_share(epoch) for epoch in (1, EPOCHS)},
         "mean-image": measures.test_mse(load().images.mean(0).flatten().clamp(-1, 1).expand(
             len(load().test_images), -1), load()),
@@ -311,9 +319,11 @@ TESTS = {  # name: node, digit, colour painted, and its rectangle's upper left c
     "foot-painted": (1, 7, INK, (19, 8), (3, 13)),
     "stroke-erased": (2, 8, BACKGROUND, (12, 12), (8, 4)),
     "stroke-painted": (2, 0, INK, (12, 12), (8, 4)),
+    "right-painted": (2, 8, INK, (1, 19), (8, 4)),
     "bar-painted": (7, 7, INK, (14, 8), (3, 13)),
     "left-bar-painted": (7, 7, INK, (14, 8), (3, 6)),
     "right-bar-painted": (7, 7, INK, (14, 15), (3, 6)),
+    "above-painted": (7, 7, INK, (8, 4), (3, 6)),
     "corner-erased": (9, 2, BACKGROUND, (18, 16), (6, 9)),
     "corner-painted": (9, 7, INK, (18, 17), measures.SPOT),
 }
@@ -322,7 +332,7 @@ TESTS = {  # name: node, digit, colour painted, and its rectangle's upper left c
 def measure_nodes(shares):
     """Page 1 and Appendix A: what the default run's nodes respond to. shares: for how many of each
     digit's images each node fires."""
-    data, mine, untrained = load(), model_at("blobs"), new_model(SEED)
+    data, mine = load(), model_at("blobs")
     return {
         "tests": {name: measures.intervention(
             mine.encoder, data.test_images[data.test_labels == digit], node, *painted)
@@ -331,8 +341,6 @@ def measure_nodes(shares):
             model.encoder, model.decoder.weight.t(), data.test_images))
             for model in (model_at("blobs", seed) for seed in SEEDS)]),
         "top-9-7": int(measures.count_top_digits(mine.encoder, data.images, data.labels)[9, 7]),
-        "top-untrained": int(measures.count_top_digits(untrained.encoder, data.images,
-                                                       data.labels).max()),
         "least-digits": int((shares > 0.5).sum(1).min())}
 
 
