@@ -70,12 +70,10 @@ class TestCase(unittest.TestCase):
         self.files = idx_files(few)
         self.archives = {f"{name}.gz": gzip.compress(data, 1, mtime=0)
                          for name, data in self.files.items()}
-        for target, name, value in (
-                (digits, "MD5", md5(self.files)), (digits, "draw_standin", draw_few),
-                (MNIST, "resources", list(md5(self.archives).items())),
-                (MNIST, "mirrors", ["file:///nowhere/"]),
-                (codelet7, "MAX_NODE_FIGURES", 32)):
-            self.enterContext(mock.patch.object(target, name, value))
+        self.enterContext(mock.patch.multiple(digits, MD5=md5(self.files), draw_standin=draw_few))
+        self.enterContext(mock.patch.multiple(
+            MNIST, mirrors=["file:///nowhere/"], resources=list(md5(self.archives).items())))
+        self.enterContext(mock.patch.object(codelet7, "MAX_NODE_FIGURES", 32))
 
     if not hasattr(unittest.TestCase, "enterContext"):  # Python 3.10
         def enterContext(self, manager):

@@ -19,6 +19,7 @@ import utils
 from tests import ROOT, SETTINGS, TestCase, contents, flags, md5
 
 WHOLE_STANDIN = digits.draw_standin  # TestCase sets a smaller one
+NOTEBOOK = "module://matplotlib_inline.backend_inline"  # a notebook's MPLBACKEND
 FIGURES = {"reconstruction.png", "nodes.png", "node_0.png", "node_1.png", "node_2.png"}
 
 
@@ -95,9 +96,8 @@ class Run(TestCase):
                 with mock.patch.multiple(codelet7, **edited):
                     titles = self.titles(**given)
                 for title in titles:
-                    self.assertIn("MNIST: nodes 3, rho 0.1, penalty weight 0.5, learning rate "
-                                  "0.002, weight decay 0.01, batch size 32, epochs 2, seed 7.",
-                                  title)
+                    self.assertIn("nodes 3, rho 0.1, penalty weight 0.5, learning rate 0.002, "
+                                  "weight decay 0.01, batch size 32, epochs 2, seed 7.", title)
                 models.append(self.model())
         self.assertEqual(*models)
         self.without_figures()
@@ -137,10 +137,9 @@ class Host(TestCase):
         self.assertEqual(run.call_args.args[0].epochs, 3)
 
     def test_only_ipython_keeps_the_notebooks_backend(self):
-        backend = "module://matplotlib_inline.backend_inline"
         for modules, kept in (({"IPython": mock.Mock()}, True), ({}, False)):
             with mock.patch.dict(sys.modules, modules), \
-                    mock.patch.dict(os.environ, MPLBACKEND=backend):
+                    mock.patch.dict(os.environ, MPLBACKEND=NOTEBOOK):
                 runpy.run_path(str(ROOT / "utils.py"))
                 self.assertEqual("MPLBACKEND" in os.environ, kept)
 
@@ -167,10 +166,10 @@ class Errors(TestCase):
 
     def test_unwritable_paths_fail_before_training(self):
         self.put(self.folder, {"file": b"mine"})
+        file = str(self.folder / "file")
         with mock.patch.object(codelet7, "load_data") as load:  # a download takes long
-            for path in (self.folder / "file", self.folder / "file" / "inside"):
-                self.assertFails(1, [str(self.folder / "file")], f"--figures-dir={path}")
-            load.assert_not_called()
+            self.assertFails(1, [file], f"--figures-dir={file}/inside")
+        load.assert_not_called()
         for name in ("untrained/nodes.png", "trained/model.pt", "trained/losses.csv"):
             path = self.figures / "standin" / name
             path.mkdir(parents=True)
@@ -213,8 +212,7 @@ class Errors(TestCase):
                                  (dict(lr=3e38, batch_size=1000), "after the last step")):
             self.assertFails(1, ["the loss is", *words], "--dataset=standin", **settings)
         drawn = {call.args[3].name for call in codelet7.visualize.call_args_list}
-        self.assertEqual(drawn, {"untrained"})
-        self.assertEqual(names(self.figures / "standin" / "trained"), set())
+        self.assertEqual((drawn, names(self.figures / "standin/trained")), ({"untrained"}, set()))
 
 
 @unittest.skipIf(os.name == "nt", "Windows has other signals and streams")
@@ -230,8 +228,7 @@ class Process(TestCase):
     def test_output_does_not_depend_on_environment(self):
         self.put(self.folder, {"matplotlibrc": b"font.size: 30\nsavefig.bbox: tight\n"})
         here, there = (self.folder / name for name in ("here", "\N{GREEK SMALL LETTER ALPHA}"))
-        environment = os.environ | {"PYTHONIOENCODING": "cp1252",
-                                    "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+        environment = os.environ | {"PYTHONIOENCODING": "cp1252", "MPLBACKEND": NOTEBOOK}
         environment.pop("DISPLAY", None)
         process = self.start(f"--figures-dir={there}", env=environment)
         out, err = process.communicate(timeout=600)

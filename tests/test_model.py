@@ -1,7 +1,6 @@
 """The autoencoder, its penalty and its loss, against independent oracles."""
 
 import doctest
-import math
 
 import torch
 from torch.distributions import Bernoulli, kl_divergence
@@ -24,7 +23,7 @@ class Model(TestCase):
 
     def test_xavier_weights_and_zero_biases(self):
         model = SparseAutoencoder(784, 10)
-        bound = math.sqrt(6 / (784 + 10))
+        bound = (6 / (784 + 10)) ** 0.5
         for linear in (model.encoder, model.decoder):
             weights = linear.weight.detach()
             self.assertAlmostEqual(weights.abs().max().item(), bound, delta=0.01 * bound)
@@ -34,9 +33,7 @@ class Model(TestCase):
 
 class Penalty(TestCase):
     def test_the_assignments_example(self):
-        example = doctest.DocTestFinder().find(SparseAutoencoder.batched_sparsity_penalty,
-                                               globs=vars(codelet7))[0]
-        self.assertEqual(doctest.DocTestRunner(verbose=False).run(example), (0, 2))
+        self.assertEqual(doctest.testmod(codelet7, verbose=False), (0, 2))
 
     def test_is_finite_for_nodes_that_never_or_always_fire(self):
         model = SparseAutoencoder(784, 4, rho=0.05)

@@ -91,8 +91,7 @@ class Training(TestCase):
     @unittest.skipUnless(torch.cuda.is_available(), "no GPU is available to PyTorch")
     def test_training_on_a_gpu_gives_the_same_losses(self):
         expected, _ = self.train(seed=0)
-        images = self.data.images.to("cuda")
-        self.loader = codelet7.make_dataloader(images, torch.zeros(len(images)), 64)
+        self.loader = codelet7.make_dataloader(self.data.images.cuda(), self.data.labels, 64)
         torch.testing.assert_close(self.train(seed=0, device="cuda")[0], expected,
                                    rtol=1e-3, atol=1e-3)
 
