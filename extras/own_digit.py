@@ -199,8 +199,8 @@ def connected_parts(mask, ink):
         while not np.array_equal(root, root[root]):
             root = root[root]  # and the largest one that touches that one, and so on
         merged = root[labels]
-    sizes = np.bincount(labels[mask])
-    return [Part(labels == label, ink) for label in np.flatnonzero(sizes > 9)]
+    large = np.flatnonzero(np.bincount(labels[mask]) > 9)
+    return [Part(labels == label, ink) for label in large]
 
 
 def border(image):
@@ -347,9 +347,10 @@ def main(argv=None):
         name = args.photo.name.encode("utf-8", "backslashreplace").decode()
         title = f"{name}, encoded and reconstructed by {args.model} ({hidden.shape[1]} nodes)"
         save_figure(photo, box, x, model.decode(hidden), output, title)
-        if not alone:
-            print("own_digit.py: the photo shows another digit or much ink that was not read; the "
-                  "box in the figure shows what was read", file=sys.stderr)
+        if not alone or min(box) <= 0 or any(box[2:] >= photo.size):
+            what = ("the photo shows another digit or much ink that was not read" if not alone else
+                    "the digit that was read reaches the border and may be cut off")
+            print(f"own_digit.py: {what}; see the box in the figure", file=sys.stderr)
         print(f"node  activation  answer (is the activation above {utils.ON}?)")
         for node, activation in enumerate(hidden[0]):
             print(f"{node:4}  {activation:10.4f}  {'yes' if activation > utils.ON else 'no'}")

@@ -131,7 +131,9 @@ class OwnDigit(TestCase):
         pair = np.where(X < 0.42, photo(left=120), photo(left=340))
         self.assertSame(picture(pair), "pair.png", alone=False)
         self.save_model()
-        self.assertRegex(self.run_command("pair.png")[2], "^own_digit.py: .* another digit.*\n$")
+        picture(photo(top=400)).save("cut.png")
+        for name, said in (("pair", ".* another digit.*\n"), ("cut", ".* cut off.*\n"), ("scan", "")):
+            self.assertRegex(self.run_command(f"{name}.png")[2], f"^{said}$")
         self.read(drawing(255, (0, 1, [(.3, .3), (.3, .7)]), (0, 1, [(.5, .5), (.8, .5)])))
         self.assertFalse(self.alone)
 
