@@ -47,7 +47,7 @@ class Writeup(unittest.TestCase):
         losses = json.loads(RESULTS.read_text("utf-8"))["losses"]
         for loss in (losses["mine"]["first"], losses["mine"]["last"], losses["mine"]["test"],
                      losses["min"]["last"], losses["max"]["last"]):
-            self.assertIn(f"{loss:.4f}", (ROOT / "README.md").read_text("utf-8"))
+            self.assertTrue(f"{loss:.4f}" in (ROOT / "README.md").read_text("utf-8"), loss)
 
     def test_the_pdf_is_built_from_these_sources(self):
         pdf = (ROOT / "codelet7.pdf").read_bytes()
