@@ -324,8 +324,9 @@ def save_model(model, path):
 
 
 def load_model(path):
-    """The model that save_model() saved at `path`; its number of nodes is in the file. Raises
-    digits.DataError if the file holds anything else, OSError if it cannot be read."""
+    """The model that save_model() saved at `path`; its number of nodes is in the file, its rho and
+    sparsity_weight are the constants above. Raises digits.DataError if the file holds anything
+    else, OSError if it cannot be read."""
     data = io.BytesIO(Path(path).read_bytes())
     try:
         weights = torch.load(data, weights_only=True)
@@ -364,7 +365,8 @@ def parse_args(argv):
     parser = argparse.ArgumentParser("codelet7.py", allow_abbrev=False,
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 
-    def add(flag, kind, default, help, **options):  # argparse converts a default if it is a str
+    def add(flag, kind, default, help, **options):
+        # As a text, the default is checked like a flag's value: an edited constant may be wrong.
         parser.add_argument(flag, type=kind, default=str(default), help=help, **options)
 
     add("--epochs", whole, EPOCHS, "training epochs")
