@@ -167,7 +167,7 @@ class WrittenPage(unittest.TestCase):
                                        rtol=2**-10, atol=2**-24)
         hidden, reconstruction = models[-1].requires_grad_(False)(images)
         x, on, about = images.flatten(1), hidden > 0.5, few[1]
-        only_on, best = models[-1].decode(hidden * on), hidden[:, 2].argsort(descending=True)[:9]
+        only_on, best = models[-1].decode(hidden * on), models[-1].encoder(x)[:, 2].topk(9).indices
         first = torch.cat([(data.test_labels == digit).nonzero()[:3, 0] for digit in range(10)])
         for actual, expected in (
                 (page["unavoidable"], (x - 1).clamp(min=0).square().mean()),
