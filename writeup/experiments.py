@@ -199,7 +199,7 @@ def model_row(model):
     return measures.describe_activations(hidden) | {
         "mse": measures.test_mse(reconstruction, data),
         "variance-explained": codelet7.variance_explained(data.test_images, reconstruction),
-        "norm": measures.mean_norm(model), "contrast": measures.mean_contrast(model, hidden)}
+        "norm": measures.mean_norm(model)}
 
 
 def rows_of(name, epoch=EPOCHS):

@@ -47,12 +47,11 @@ def describe_activations(hidden):
     """How sparse activations (n, nodes) are.
 
     on: nodes on per image; none: share of images with no node on; weak: share of the total
-    activation that is weak; spread: each node's standard deviation, averaged over the nodes.
+    activation that is weak.
     """
     count = (hidden > ON).sum(1)
     return {"mean": hidden.mean().item(), "on": count.double().mean().item(),
-            "none": (count == 0).double().mean().item(), "weak": weak_share(hidden),
-            "spread": hidden.std(0).mean().item()}
+            "none": (count == 0).double().mean().item(), "weak": weak_share(hidden)}
 
 
 def activation_profile(hidden, bins=20):
@@ -156,13 +155,6 @@ def random_rotation(count, generator):
 def mean_norm(model):
     """The mean norm of the decoder's columns, one for each node."""
     return model.decoder.weight.norm(dim=0).mean().item()
-
-
-def mean_contrast(model, hidden):
-    """How much the nodes change the decoder's input: the norm of a node's column times the standard
-    deviation of its activation (n, nodes), averaged over the nodes. Halved activations and doubled
-    weights have the same contrast."""
-    return (model.decoder.weight.norm(dim=0) * hidden.std(0)).mean().item()
 
 
 def count_top_digits(encoder, images, labels):
