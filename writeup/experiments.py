@@ -61,7 +61,6 @@ RUNS = {  # name: epochs by seed; how model and training differ from those of `p
     # Other controls.
     "no-penalty": (ONE, {"sparsity_weight": 0.0}, {}),
     "slow": ({SEED: 60}, STRONG, {}),
-    "slow-decay": (ONE, STRONG, DECAY),
     "winner": (ONE, STRONG | {"variant": "winner"}, FAST),
     "encoder-decay": (ONE, STRONG, FAST | DECAY | {"part": "encoder"}),
     "decoder-decay": (ONE, STRONG, FAST | DECAY | {"part": "decoder"}),
@@ -232,13 +231,6 @@ def measure_switch():
     return shares | {"fixed": {str(epoch): fixed[epoch] for epoch in (1, 5, EPOCHS)}}
 
 
-def winner_share(epoch):
-    """For what share of the training images the most active node is on, if the decoder sees only
-    that node."""
-    hidden = model_at("winner", epoch=epoch).encode(load().images)
-    return (hidden.amax(1) > ON).double().mean().item()
-
-
 def weak_drawing(model):
     """How much a weak activation draws: the root mean square change of the test images' pixels if a
     node below 0.1 is raised by 0.1."""
@@ -257,25 +249,23 @@ def measure_sparsity():
     runs = {name: rows_of(name) for name in RUNS if not name.startswith(("rho-", "weight-"))}
     grid = [model_row(model_at(name)) for name in RUNS
             if name == "digits" or name.startswith(("rho-", "weight-"))]
-    slow, early = weak_by_epoch("slow"), ("fast", "whispers", "digits")
+    slow = weak_by_epoch("slow")
     free = [model_row(model_at("whispers", epoch=epoch)) for epoch in range(1, EPOCHS + 1)]
     hundred = [model_row(model_at("hundred", epoch=epoch)) for epoch in range(1, EPOCHS + 1)]
     return {
         "runs": runs, "switch": measure_switch(),
-        "early": {name: model_row(model_at(name, epoch=1)) for name in early},
+        "early": {"whispers": free[0]},
         "slow": {str(epoch): slow[epoch] for epoch in (1, EPOCHS, 60)}
         | {"least": min(slow[1:]), "least-epoch": slow.index(min(slow[1:]))},
         "grid": {key: {"min": min(row[key] for row in grid), "max": max(row[key] for row in grid)}
-                 for key in ("weak", "on", "mean")} | {"count": len(grid)},
-        "same-mse": {"ten": weak_at_mse(free, runs["digits"]["mine"]["mse"]),
-                     "hundred": weak_at_mse(hundred, runs["strokes"]["mine"]["mse"])},
+                 for key in ("weak", "on")},
+        "same-mse": {"hundred": weak_at_mse(hundred, runs["strokes"]["mine"]["mse"])},
         "spread": max(100 * (rows["max"]["weak"] - rows["min"]["weak"]) for rows in runs.values()),
         "weak-drawing": {name: weak_drawing(model_at(name)) for name in ("limited", "whispers")},
         "parts": {name: {"penalty": loss - mse, "mse": mse} for name in ("limited", "whispers")
                   for loss, mse in run(name, SEED)[0][-1:]},
         "at-norm-40": float(np.interp(40, [row["norm"] for row in free],
                                       [row["weak"] for row in free])),
-        "winner": {str(epoch): winner_share(epoch) for epoch in (1, EPOCHS)},
         "mean-image": measures.test_mse(load().images.mean(0).flatten().clamp(-1, 1).expand(
             len(load().test_images), -1), load()),
         "ten-images": measures.test_mse(measures.nearest_of(10, load()), load()),
@@ -301,8 +291,7 @@ def answer_row(model):
     hidden, (test_hidden, reconstruction) = model.encode(data.images), model(data.test_images)
     table = measures.look_up(hidden > ON, data.images, test_hidden > ON)
     return {"saturated": measures.saturated(hidden), "table": measures.test_mse(table, data),
-            "mse": measures.test_mse(reconstruction, data),
-            "rounded": measures.test_mse(model.decode(test_hidden.round()), data)}
+            "mse": measures.test_mse(reconstruction, data)}
 
 
 def measure_answers(curve):
