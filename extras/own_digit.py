@@ -11,9 +11,9 @@ framed, unevenly lit or smaller than the photo. The photo is read in five steps:
 2. The background is the photo without everything that is narrower than the boldest stroke.
 3. The pixels that stand out from the background form connected parts. The digit is the tallest part
    that is neither a frame nor a blot and does not touch the border of the photo, as the edge of a
-   desk and ruled lines do. A photo full of similar parts is noise. If there is no such part, the
-   digit is what fills the photo or is cut off by its border, unless that looks like an edge, ruled
-   lines or a shadow.
+   desk and ruled lines do. If there is no such part, the digit is what fills the photo or is cut
+   off by its border, unless that looks like an edge, ruled lines or a shadow. A part among a dozen
+   similar ones, or surrounded by half as much ink, is noise.
 4. In a closer look, the digit has the same size in every photo and becomes black and white, like
    the scans that MNIST was made from.
 5. The digit is scaled and centred as MNIST's digits are.
@@ -37,7 +37,6 @@ LARGEST = 2000  # pixels, longer side: larger photos are reduced first
 FIRST = 320     # pixels, longer side of the whole photo in the first look, which finds the digit
 CLOSER = 160    # pixels, longer side of the digit in the closer look
 FAINT = 0.2     # fainter ink, a difference of logarithms, may be noise; pencil has about 0.5
-SHORT = 0.03 * FIRST   # pixels in the first look: anything shorter is not a digit
 RIVAL = 0.7     # of the digit's height: what is taller is another digit, not a piece of this one
 THIN, BOLD = 2.0, 3.0  # pixels of the 28 x 28 image: strokes get a width between these, as in MNIST
 
@@ -49,7 +48,8 @@ def read_digit(path):
     in MNIST's form: light ink on black, a box of 20 x 20 pixels around it, its centre of mass at
     pixel (14, 14) (LeCun et al., Proceedings of the IEEE 1998, section III). `photo` is a PIL
     image, `box` the digit's (left, top, right, bottom) in pixels of the photo, and `alone` is False
-    if something else in the photo is nearly as tall as the digit or has half as much ink.
+    if something else in the photo is nearly as tall as the digit, or if the ink that was not read
+    is more than a third of the digit's.
 
     Raises DataError, whose message names the file and says what to do, if it is not an image or
     shows no digit; OSError if it cannot be opened.
@@ -96,8 +96,6 @@ def find_channel(photo):
     channels = log_brightness(photo.resize(size, filter, reducing_gap=3))
     found, most = (None, None, None, None), 0
     for channel, brightness in enumerate(channels):
-        if channel and np.array_equal(brightness, channels[0]):
-            continue  # the photo is grey
         sign, mask, ink = find_ink(brightness)
         if mask is not None and ink[mask].sum() > most:
             most = ink[mask].sum()
@@ -169,20 +167,17 @@ class Part:
 
     def is_blot(self):
         """A blot, or the dark square of a plot, fills most of its box."""
-        return self.share > 0.7 and 0.7 < self.wide / self.tall < 1 / 0.7
+        return self.share > 0.7 and self.wide > self.tall / 2
 
-    def is_strip(self):
-        """A narrow part that crosses the photo, as a ruled line does, or lies along its border, as
-        the edge of a desk does."""
+    def is_line(self):
+        """A narrow part crosses the photo, as a ruled line does, or lies along its border, as the
+        edge of a desk does. Lines that something connects are thinner than a digit, and a grid
+        (like noise) has more edges in a row and a column."""
         share = np.divide((self.wide, self.tall), self.mask.shape[::-1])
         along = self.contact > 0.9 * max(self.wide, self.tall)
-        return share.min() < 0.5 and (share.max() > 0.95 or along)
-
-    def is_ruled(self):
-        """Ruled lines, connected by something, are thinner than a digit, and a grid (like noise)
-        has more edges in a row and a column."""
         edges = np.diff(self.mask, axis=0).sum() / self.wide + np.diff(self.mask).sum() / self.tall
-        return self.share < 0.06 or edges > 20
+        return (share.min() < 0.5 and (share.max() > 0.95 or along)
+                or self.share < 0.06 or edges > 20)
 
     def is_shadow(self, ink, level):
         """A shadow has no sharp edge: at a lower threshold, there is much more of it."""
@@ -213,9 +208,9 @@ def find_digit(ink):
     The threshold falls step by step, so that a pen is found before the paler lines that it crosses.
     A part counts once the threshold has fallen to half of its ink; before, parts of it are missing.
     """
-    level, cropped, most = ink.max(), None, 0
+    cropped, most = None, 0
     faint = connected_parts(ink > FAINT, ink)  # a frame may be darker than what it surrounds
-    while level > FAINT:
+    for level in np.unique((ink.max() * 0.8 ** np.arange(20)).clip(FAINT))[::-1]:
         parts = connected_parts(ink > level / 2, ink)
         whole = []
         for part in parts:
@@ -225,13 +220,11 @@ def find_digit(ink):
             if not part.contact:
                 whole.append(part)
             elif part.weight > most and max(part.wide, part.tall) > FIRST / 5 and not (
-                    part.is_strip() or part.is_ruled() or part.is_shadow(ink, level)):
+                    part.is_line() or part.is_shadow(ink, level)):
                 cropped, most = add_pieces(part, parts), part.weight
         digit = max(whole, key=lambda part: part.tall, default=None)
-        if digit and digit.tall > SHORT and digit.weight > most / 10:
-            similar = sum(part.tall > digit.tall / 3 for part in parts)
-            return add_pieces(digit, parts) if similar < 13 else None  # in noise, dozens
-        level *= 0.8
+        if digit and digit.tall > 0.03 * FIRST and digit.weight > most / 10:
+            return add_pieces(digit, parts)
     return cropped  # the digit fills the photo, or is cut off
 
 
@@ -247,13 +240,20 @@ def add_pieces(digit, parts):
 def add_connected(mask, ink):
     """Add connected pixels with at least a third of the digit's linear ink (h, w), because thin
     strokes look fainter on the logarithmic scale. Nothing is added if the result would reach the
-    border, as ruled lines do. Returns the digit, a Part, and alone as in read_digit()."""
-    parts = connected_parts(mask | (ink > np.quantile(ink[mask], 0.75) / 3), ink)
+    border, as ruled lines do. Returns the digit, a Part, and alone as in read_digit(). The digit is
+    None if it is noise: one of many similar parts, or surrounded by half as much strong ink."""
+    strong = np.quantile(ink[mask], 0.75)
+    parts = connected_parts(mask | (ink > strong / 3), ink)
     whole = np.any([part.mask for part in parts if part.mask[mask].any()], axis=0)
     digit = Part(mask if border(whole).any() else whole, ink)
-    others = [digit.weight if part.tall > RIVAL * digit.tall else part.weight for part in parts
-              if not (part.contact or part.frames(digit) or part.mask[whole].any())]
-    return digit, sum(others) < digit.weight / 2
+    near = maximum(digit.mask, max(digit.wide, digit.tall, FIRST // 4) // 5)
+    near &= (ink > strong / 2) & ~maximum(digit.mask, 2)
+    parts = [part for part in parts if not part.frames(digit)]
+    apart = [part for part in parts if not (part.contact or part.mask[whole].any())]
+    close = sum(ink[part.mask & near].sum() for part in parts if part not in apart)
+    noise = close > digit.weight / 2 or sum(part.tall > digit.tall / 3 for part in parts) > 12
+    others = sum(digit.weight if part.tall > RIVAL * digit.tall else part.weight for part in apart)
+    return None if noise else digit, close + others < digit.weight / 3
 
 
 def look_closer(photo, channel, sign, digit):

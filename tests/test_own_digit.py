@@ -124,19 +124,22 @@ class OwnDigit(TestCase):
         self.assertBox(drawing(255, (0, 40, NINE), (255, 30, NINE), size=300), 66, 11, 225, 270)
 
     def test_what_is_not_read_is_said(self):
-        pair = np.where(X < 0.42, photo(left=120), photo(left=340))
-        self.assertSame(picture(pair), "pair.png", alone=False)
+        for height, pen in ((170, 0.1), (215, 0.03)):  # more than a third of the ink, or tall
+            pair = np.where(X < 0.35, photo(height=height, pen=pen, left=80), photo())
+            self.assertSame(picture(pair), "pair.png", alone=False)
         self.save_model()
         picture(photo(top=400)).save("cut.png")
         for name, said in (("pair", ".* another.*\n"), ("cut", ".* cut off.*\n"), ("scan", "")):
             self.assertRegex(self.run_command(f"{name}.png")[1], f"^{said}$")
-        self.read(drawing(255, (0, 1, [(.3, .3), (.3, .7)]), (0, 1, [(.5, .5), (.8, .5)])))
-        self.assertFalse(self.alone)
+        for other in ([(.5, .5), (.8, .5)], [(.37, 0), (.37, .45)]):  # one of them is at the border
+            self.read(drawing(255, (0, 1, [(.3, .3), (.3, .9)]), (0, 1, other)))
+            self.assertFalse(self.alone)
 
     def test_ink_may_have_any_colour(self):
         self.assertAllSame(1, light_on_dark=photo(INK, PAPER), blue=photo(ink=(60, 90, 200)),
                            board=photo((50, 70, 60), (215, 215, 205)) * (1 - 0.5 * X),
                            equal_brightness=photo((160, 205, 160), (255, 160, 177)),
+                           pale=photo((255,) * 3, (200,) * 3),
                            two=photo(ink=np.where(Y < 0.5, (220, 9, 9), (9, 9, 220))[150:422, :1]))
         self.assertBox(ImageOps.expand(ImageOps.expand(drawing(255), 6, 190), 9, 255), 9, 9, 49, 49)
 
@@ -228,13 +231,16 @@ class OwnDigit(TestCase):
         self.assertRefused("missing.jpg", "missing.jpg")
         empty, framed, line, blot = (photo(top=600) for _ in range(4))  # below the sheet
         framed[:30] = framed[:, :30] = framed[:, -30:] = 0
-        line[300:306] = blot[100:280, 200:380] = INK
+        line[300:306] = blot[100:280, 200:480] = INK
         plot = photo(ink=PAPER, marks=[(slice(100, 500), slice(200, 600), DESK)])
-        dark, noise, small = (np.random.default_rng(0).integers(0, top, (side, side, 3))
-                              for top, side in ((16, 60), (256, 400), (256, 100)))
+        random = np.random.default_rng(0)
+        noise = [random.integers(0, top, (side, side, 3)) for top, side in
+                 [(16, 60), (256, 400), (256, 100)] + 5 * [(256, 28)]]
+        noise += [random.normal(128, 50, (200, 300, 3)),
+                  np.where(random.random((100, 100, 1)) < 0.1, PAPER, INK)]
         for sheet in (empty, desk(empty), empty * (1 - 0.7 * X), empty * SHADOW,
                       desk(empty * SHADOW), photo(top=600, marks=RULED + MARGIN),
-                      photo(top=600, marks=SPECKS), framed, line, blot, plot, dark, noise, small,
+                      photo(top=600, marks=SPECKS), framed, line, blot, plot, *noise,
                       np.where(X * 800 % 70 < 2, LINE, photo(top=600, marks=RULED))):
             picture(sheet).save("empty.png")
             self.assertRefused("empty.png shows no digit: photograph a single digit", "empty.png")
