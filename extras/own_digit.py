@@ -167,12 +167,12 @@ class Part:
 
     def is_blot(self):
         """A blot, or the dark square of a plot, fills most of its box."""
-        return self.share > 0.7 and self.wide > self.tall / 2
+        return self.share > 0.7 and self.wide > 0.7 * self.tall
 
     def is_line(self):
-        """A narrow part crosses the photo, as a ruled line does, or lies along its border, as the
-        edge of a desk does. Lines that something connects are thinner than a digit, and a grid
-        (like noise) has more edges in a row and a column."""
+        """A narrow part that crosses the photo, as a ruled line does, or that lies along its
+        border, as the edge of a desk does; or lines that something connects, which are thinner than
+        a digit; or a grid or noise, which has more edges in a row and a column."""
         share = np.divide((self.wide, self.tall), self.mask.shape[::-1])
         along = self.contact > 0.9 * max(self.wide, self.tall)
         edges = np.diff(self.mask, axis=0).sum() / self.wide + np.diff(self.mask).sum() / self.tall
@@ -240,8 +240,11 @@ def add_pieces(digit, parts):
 def add_connected(mask, ink):
     """Add connected pixels with at least a third of the digit's linear ink (h, w), because thin
     strokes look fainter on the logarithmic scale. Nothing is added if the result would reach the
-    border, as ruled lines do. Returns the digit, a Part, and alone as in read_digit(). The digit is
-    None if it is noise: one of many similar parts, or surrounded by half as much strong ink."""
+    border, as ruled lines do.
+
+    Returns the digit, a Part, and alone as in read_digit(). The digit is None if it is noise: one
+    of many similar parts, or surrounded by half as much ink of at least half its strength.
+    """
     strong = np.quantile(ink[mask], 0.75)
     parts = connected_parts(mask | (ink > strong / 3), ink)
     whole = np.any([part.mask for part in parts if part.mask[mask].any()], axis=0)
@@ -249,11 +252,11 @@ def add_connected(mask, ink):
     near = maximum(digit.mask, max(digit.wide, digit.tall, FIRST // 4) // 5)
     near &= (ink > strong / 2) & ~maximum(digit.mask, 2)
     parts = [part for part in parts if not part.frames(digit)]
-    apart = [part for part in parts if not (part.contact or part.mask[whole].any())]
-    close = sum(ink[part.mask & near].sum() for part in parts if part not in apart)
+    close = sum(ink[part.mask & near].sum() for part in parts)
     noise = close > digit.weight / 2 or sum(part.tall > digit.tall / 3 for part in parts) > 12
-    others = sum(digit.weight if part.tall > RIVAL * digit.tall else part.weight for part in apart)
-    return None if noise else digit, close + others < digit.weight / 3
+    others = [digit.weight if part.tall > RIVAL * digit.tall else part.weight for part in parts
+              if not (part.contact or part.mask[whole].any())]
+    return None if noise else digit, close + sum(others) < digit.weight / 3
 
 
 def look_closer(photo, channel, sign, digit):
