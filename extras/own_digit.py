@@ -250,12 +250,12 @@ def add_connected(mask, ink):
     whole = np.any([part.mask for part in parts if part.mask[mask].any()], axis=0)
     digit = Part(mask if border(whole).any() else whole, ink)
     near = maximum(digit.mask, max(digit.wide, digit.tall, FIRST // 4) // 5)
-    near &= (ink > strong / 2) & ~maximum(digit.mask, 2)
+    ink = np.where((ink > strong / 2) & ~maximum(digit.mask, 2), ink, 0)  # without paler lines
     parts = [part for part in parts if not part.frames(digit)]
     close = sum(ink[part.mask & near].sum() for part in parts)
     noise = close > digit.weight / 2 or sum(part.tall > digit.tall / 3 for part in parts) > 12
-    others = [digit.weight if part.tall > RIVAL * digit.tall else part.weight for part in parts
-              if not (part.contact or part.mask[whole].any())]
+    others = [digit.weight if part.tall > RIVAL * digit.tall else ink[part.mask].sum()
+              for part in parts if not (part.contact or part.mask[whole].any())]
     return None if noise else digit, close + sum(others) < digit.weight / 3
 
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageOps
 import codelet7
 import digits
 import utils
-from extras import own_digit
+from extras import example_digit, own_digit
 from extras.example_digit import DESK, INK, LINE, PAPER, RULED, STROKES, X, Y, desk, photo, picture
 from tests import TestCase
 
@@ -129,7 +129,8 @@ class OwnDigit(TestCase):
             self.assertSame(picture(pair), "pair.png", alone=False)
         self.save_model()
         picture(photo(top=400)).save("cut.png")
-        for name, said in (("pair", ".* another.*\n"), ("cut", ".* cut off.*\n"), ("scan", "")):
+        example_digit.example().save("lined.png")
+        for name, said in (("pair", ".* another.*\n"), ("cut", ".* cut off.*\n"), ("lined", "")):
             self.assertRegex(self.run_command(f"{name}.png")[1], f"^{said}$")
         for other in ([(.5, .5), (.8, .5)], [(.37, 0), (.37, .45)]):  # one of them is at the border
             self.read(drawing(255, (0, 1, [(.3, .3), (.3, .9)]), (0, 1, other)))
@@ -234,9 +235,8 @@ class OwnDigit(TestCase):
         line[300:306] = blot[100:280, 200:480] = INK
         plot = photo(ink=PAPER, marks=[(slice(100, 500), slice(200, 600), DESK)])
         random = np.random.default_rng(0)
-        noise = [random.integers(0, top, (side, side, 3)) for top, side in
-                 [(16, 60), (256, 400), (256, 100)] + 5 * [(256, 28)]]
-        noise += [random.normal(128, 50, (200, 300, 3)),
+        noise = [random.integers(0, 256, (side, side, 3)) for side in (400, 100, *6 * [28])]
+        noise += [random.integers(0, 16, (60, 60, 3)), random.normal(128, 50, (200, 300, 3)),
                   np.where(random.random((100, 100, 1)) < 0.1, PAPER, INK)]
         for sheet in (empty, desk(empty), empty * (1 - 0.7 * X), empty * SHADOW,
                       desk(empty * SHADOW), photo(top=600, marks=RULED + MARGIN),
