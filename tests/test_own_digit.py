@@ -237,7 +237,7 @@ class OwnDigit(TestCase):
         random = np.random.default_rng(0)
         noise = [random.integers(0, 256, (side, side, 3)) for side in (400, 100, *6 * [28])]
         noise += [random.integers(0, 16, (60, 60, 3)), random.normal(128, 50, (200, 300, 3)),
-                  np.where(random.random((100, 100, 1)) < 0.1, PAPER, INK)]
+                  np.where(random.random((64, 64, 1)) < 0.1, PAPER, INK)]
         for sheet in (empty, desk(empty), empty * (1 - 0.7 * X), empty * SHADOW,
                       desk(empty * SHADOW), photo(top=600, marks=RULED + MARGIN),
                       photo(top=600, marks=SPECKS), framed, line, blot, plot, *noise,
