@@ -171,8 +171,8 @@ class Part:
 
     def is_line(self):
         """A narrow part that crosses the photo, as a ruled line does, or that lies along its
-        border, as the edge of a desk does; or lines that something connects, which are thinner than
-        a digit; or a grid or noise, which has more edges in a row and a column."""
+        border, as the edge of a desk does. Ruled lines that something connects are thinner than a
+        digit, and a grid or noise has more edges in a row and a column."""
         share = np.divide((self.wide, self.tall), self.mask.shape[::-1])
         along = self.contact > 0.9 * max(self.wide, self.tall)
         edges = np.diff(self.mask, axis=0).sum() / self.wide + np.diff(self.mask).sum() / self.tall
@@ -223,6 +223,7 @@ def find_digit(ink):
                     part.is_line() or part.is_shadow(ink, level)):
                 cropped, most = add_pieces(part, parts), part.weight
         digit = max(whole, key=lambda part: part.tall, default=None)
+        # Anything shorter is not a digit.
         if digit and digit.tall > 0.03 * FIRST and digit.weight > most / 10:
             return add_pieces(digit, parts)
     return cropped  # the digit fills the photo, or is cut off
@@ -250,7 +251,8 @@ def add_connected(mask, ink):
     whole = np.any([part.mask for part in parts if part.mask[mask].any()], axis=0)
     digit = Part(mask if border(whole).any() else whole, ink)
     near = maximum(digit.mask, max(digit.wide, digit.tall, FIRST // 4) // 5)
-    ink = np.where((ink > strong / 2) & ~maximum(digit.mask, 2), ink, 0)  # without paler lines
+    # Neither the digit itself counts nor paler ink, such as ruled lines.
+    ink = np.where((ink > strong / 2) & ~maximum(digit.mask, 2), ink, 0)
     parts = [part for part in parts if not part.frames(digit)]
     close = sum(ink[part.mask & near].sum() for part in parts)
     noise = close > digit.weight / 2 or sum(part.tall > digit.tall / 3 for part in parts) > 12
